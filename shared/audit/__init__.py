@@ -1,0 +1,1 @@
+"""Who did what: appended in the transaction of what it records. (The hash chain comes with access.)"""

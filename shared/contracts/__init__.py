@@ -1,0 +1,1 @@
+"""What travels between services: topics, wire messages, headers. Imports only `shared.domain`."""

@@ -1,0 +1,31 @@
+"""Kafka headers Khata reads and writes."""
+
+from __future__ import annotations
+
+CONTENT_TYPE = "content-type"
+CLOUDEVENT_JSON = b"application/cloudevents+json"
+
+# A dead letter keeps the record's own headers and adds these (text in UTF-8).
+DLQ_TOPIC = "dlq.topic"
+DLQ_PARTITION = "dlq.partition"
+DLQ_OFFSET = "dlq.offset"
+DLQ_TIMESTAMP = "dlq.timestamp"  # of the original record, milliseconds
+DLQ_GROUP = "dlq.group"
+DLQ_SERVICE = "dlq.service"
+DLQ_VERSION = "dlq.version"
+DLQ_ERROR_CLASS = "dlq.error_class"
+DLQ_ERROR_CODE = "dlq.error_code"
+DLQ_ERROR = "dlq.error"
+DLQ_FAILED_AT = "dlq.failed_at"
+DLQ_ATTEMPT = "dlq.attempt"
+DLQ_PREFIX = "dlq."
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+def first(headers: Headers, name: str) -> bytes | None:
+    """Value of the first header of that name, or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None

@@ -1,0 +1,43 @@
+"""`usage.events.v1`: one validated event, stamped by ingest.
+
+It stays a CloudEvents 1.0 JSON document: what the producer sent, `time` filled in, and Khata's stamps
+as extension attributes. `data` is carried as the bytes the producer sent, so no number is ever rounded.
+msgspec decodes it (0.5 us an event) because everything here was validated at the door.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class StampedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An accepted usage event. `time` is UTC; `project` is proven by the key or the broker's ACL."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    project: str
+    live: bool
+    ingestedat: datetime
+    ingestid: str  # the ingest process that wrote the record
+    specversion: str = "1.0"
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    keyid: str = ""  # API key, empty for the Kafka door
+    catalogueversion: int = 0
+
+
+_decoder = msgspec.json.Decoder(StampedEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_event(value: bytes) -> StampedEvent:
+    """Raises msgspec.DecodeError (ValidationError included) for anything ingest would not have written."""
+    return _decoder.decode(value)
+
+
+def encode_event(event: StampedEvent) -> bytes:
+    return _encoder.encode(event)

@@ -1,0 +1,150 @@
+"""The one list of topics: who owns, writes and reads each, and how long it is kept.
+
+`khata topics apply` creates and checks them. Names get the prefix of the settings
+(`KAFKA_TOPIC_PREFIX`) through `Names`; every topic has a dead-letter twin `<topic>.dlq`.
+All use LogAppendTime: retention counts from the moment the broker took the record, so a
+back-fill with old event times does not expire unread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DAY_MS = 24 * 3600 * 1000
+DEAD_LETTER_SUFFIX = ".dlq"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as `khata topics apply` makes it. `retention_ms` None with `compacted` means keep for ever."""
+
+    name: str
+    owner: str
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    key: str
+    value: str
+    partitions: int
+    retention_ms: int | None
+    compacted: bool = False
+
+
+USAGE_RAW = Topic(
+    name="usage.raw.v1",
+    owner="ingest",
+    producers=("anyone with the broker's leave",),
+    consumers=("ingest",),
+    key="any",
+    value="CloudEvents 1.0, structured mode; the extension `project` names the project",
+    partitions=4,
+    retention_ms=14 * DAY_MS,
+)
+USAGE_EVENTS = Topic(
+    name="usage.events.v1",
+    owner="ingest",
+    producers=("ingest",),
+    consumers=("aggregator",),
+    key="project and subject",
+    value="a validated, stamped event (contracts/messages/event.py)",
+    partitions=4,
+    retention_ms=14 * DAY_MS,
+)
+USAGE_WINDOWS = Topic(
+    name="usage.windows.v1",
+    owner="aggregator",
+    producers=("aggregator",),
+    consumers=(),
+    key="window key",
+    value="current value and revision of a changed window",
+    partitions=4,
+    retention_ms=None,
+    compacted=True,
+)
+CATALOGUE = Topic(
+    name="catalogue.v1",
+    owner="catalogue",
+    producers=("catalogue",),
+    consumers=("ingest",),
+    key="entity kind and id",
+    value="organisation, project, key hash or meter with its version",
+    partitions=1,
+    retention_ms=None,
+    compacted=True,
+)
+INVOICES = Topic(
+    name="invoices.v1",
+    owner="invoicer",
+    producers=("invoicer",),
+    consumers=("payments",),
+    key="organisation",
+    value="an invoice was finalized or cancelled",
+    partitions=2,
+    retention_ms=90 * DAY_MS,
+)
+PAYMENTS = Topic(
+    name="payments.v1",
+    owner="payments",
+    producers=("payments",),
+    consumers=(),
+    key="organisation",
+    value="a payment was captured, failed or could not be matched",
+    partitions=2,
+    retention_ms=90 * DAY_MS,
+)
+PAYMENTS_WEBHOOKS = Topic(
+    name="payments.webhooks.v1",
+    owner="payments",
+    producers=("receiver",),
+    consumers=("payments",),
+    key="Razorpay order, link or payment id",
+    value="a verified webhook: body bytes and headers",
+    partitions=2,
+    retention_ms=30 * DAY_MS,
+)
+
+TOPICS: tuple[Topic, ...] = (
+    USAGE_RAW,
+    USAGE_EVENTS,
+    USAGE_WINDOWS,
+    CATALOGUE,
+    INVOICES,
+    PAYMENTS,
+    PAYMENTS_WEBHOOKS,
+)
+
+
+def dead_letter(topic: Topic) -> Topic:
+    """The dead-letter twin: same partitions, kept 90 days, longer than any billing period."""
+    return Topic(
+        name=topic.name + DEAD_LETTER_SUFFIX,
+        owner=topic.owner,
+        producers=topic.consumers,
+        consumers=(),
+        key=topic.key,
+        value="the record byte for byte, with `dlq.*` headers (contracts/headers.py)",
+        partitions=topic.partitions,
+        retention_ms=90 * DAY_MS,
+    )
+
+
+def with_dead_letters(topics: tuple[Topic, ...] = TOPICS) -> tuple[Topic, ...]:
+    """Every topic that must exist: the list and the twins of those that somebody consumes."""
+    return topics + tuple(dead_letter(topic) for topic in topics if topic.consumers)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Real names under a prefix, so that tests and installations can share one broker."""
+
+    prefix: str = ""
+
+    def topic(self, topic: Topic) -> str:
+        return self.prefix + topic.name
+
+    def dead_letter(self, topic_name: str) -> str:
+        """Dead-letter topic of a real (already prefixed) topic name."""
+        return topic_name + DEAD_LETTER_SUFFIX
+
+    def group(self, service: str, purpose: str = "") -> str:
+        """Consumer group `khata.<service>[.<purpose>]`; renaming one means processing again from the start."""
+        return f"{self.prefix}khata.{service}" + (f".{purpose}" if purpose else "")

@@ -1,0 +1,40 @@
+"""Every metric Khata exports, once, with what it means. Base units; never a customer's id as a label."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# HTTP doors
+HTTP_REQUESTS = Counter("khata_http_requests", "Answered requests", ["route", "status"])
+HTTP_SECONDS = Histogram("khata_http_request_duration_seconds", "Time to answer", ["route"], buckets=SECONDS)
+
+# Ingest
+EVENTS_ACCEPTED = Counter("khata_events_accepted", "Events acked by Kafka", ["door"])
+EVENTS_REJECTED = Counter("khata_events_rejected", "Events refused at the door", ["door", "code"])
+CATALOGUE_AT_END = Gauge("khata_catalogue_at_end", "1 while the catalogue cache has read its topic to the end")
+
+# The consumer loop
+RECORDS_APPLIED = Counter("khata_consumer_records", "Records whose effect is durable", ["group", "topic"])
+BATCHES = Counter("khata_consumer_batches", "Batches by outcome: applied, retried, fenced", ["group", "outcome"])
+BATCH_SECONDS = Histogram("khata_consumer_batch_seconds", "Time to apply one batch", ["group"], buckets=SECONDS)
+LAG_RECORDS = Gauge("khata_consumer_lag_records", "Log end minus next offset", ["group", "topic", "partition"])
+LOOP_SEEN = Gauge("khata_consumer_loop_timestamp_seconds", "When the loop last turned", ["group"])
+DEAD_LETTERS = Counter("khata_dead_letters", "Records written to a dead-letter topic", ["topic", "code"])
+
+# Aggregator
+EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["disposition"])
+
+# Outbox and intents
+OUTBOX_PUBLISHED = Counter("khata_outbox_published", "Outbox rows acked by Kafka", ["topic"])
+OUTBOX_PENDING = Gauge("khata_outbox_pending", "Outbox rows not yet acked", ["topic"])
+INTENTS = Counter("khata_intents", "Attempts at the outside world by outcome", ["kind", "outcome"])
+
+# Invoicer
+INVOICE_ATTEMPTS = Counter("khata_invoice_attempts", "created, replayed, lost_race, refused, parked", ["outcome"])
+INVOICES_VERIFIED = Counter("khata_invoices_verified", "Recomputed from segments: equal or drift", ["outcome"])
+
+# Payments
+WEBHOOKS = Counter("khata_webhook_deliveries", "Deliveries by result", ["result"])
+PAYMENTS_POSTED = Counter("khata_payments", "Payments by what became of them", ["outcome"])

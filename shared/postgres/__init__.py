@@ -1,0 +1,1 @@
+"""Postgres: pool, migrations, bulk writes, outbox, inbox, intents, the epoch lock. Knows no service."""

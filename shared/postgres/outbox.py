@@ -1,0 +1,93 @@
+"""The outbox: what must leave Postgres for a topic, in the transaction that makes it true.
+
+`add` inside the business transaction; `relay` (one leader per topic) publishes rows in order of id:
+
+    1  read rows below the snapshot's xmin (a lower id may still be uncommitted above it)
+    2  produce them in order and await every ack
+    3  mark them                        crash before 3: they are published again; consumers dedupe
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+
+from shared.observability import names
+from shared.postgres.pool import Connection, Database
+from shared.runtime.failpoints import failpoint
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMessage:
+    """`topic` is the real (prefixed) name."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+Publish = Callable[[Sequence[OutboxMessage]], Awaitable[None]]
+"""Produce all in order and return when all are acked; raises BrokerAway."""
+
+
+async def add(connection: Connection, messages: Sequence[OutboxMessage]) -> None:
+    """Append to the outbox inside the caller's transaction."""
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            "INSERT INTO messaging.outbox (topic, key, value, headers) VALUES (%s, %s, %s, %s)",
+            [
+                (message.topic, message.key, message.value, Jsonb({k: v.hex() for k, v in message.headers}))
+                for message in messages
+            ],
+        )
+
+
+async def relay_once(database: Database, topic: str, publish: Publish, limit: int = 500) -> int:
+    """Publish up to `limit` pending rows of one topic; returns how many. Raises BrokerAway, DatabaseAway.
+
+    The caller holds the leadership of the topic (`leadership`), so that order is kept.
+    """
+    async with database.connection() as connection:
+        rows = await (
+            await connection.execute(
+                """
+                SELECT id, key, value, headers FROM messaging.outbox
+                WHERE topic = %s AND published_at IS NULL
+                  AND created_by_xid < pg_snapshot_xmin(pg_current_snapshot())
+                ORDER BY id LIMIT %s
+                """,
+                (topic, limit),
+            )
+        ).fetchall()
+    names.OUTBOX_PENDING.labels(topic).set(len(rows))
+    if not rows:
+        return 0
+    await publish([_message(topic, row) for row in rows])
+    await failpoint("outbox.relay.before_mark")
+    async with database.transaction() as connection:
+        await connection.execute(
+            "UPDATE messaging.outbox SET published_at = now() WHERE id = ANY(%s)", ([row[0] for row in rows],)
+        )
+    names.OUTBOX_PUBLISHED.labels(topic).inc(len(rows))
+    return len(rows)
+
+
+def _message(topic: str, row: TupleRow) -> OutboxMessage:
+    _, key, value, headers = row
+    return OutboxMessage(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in headers.items()))
+
+
+async def leadership(connection: Connection, topic: str) -> bool:
+    """Try to become the one relay of `topic`; held as long as this (direct) connection lives."""
+    row = await (
+        await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 7))", (f"outbox:{topic}",))
+    ).fetchone()
+    return bool(row and row[0])
+
+
+async def release_leadership(connection: Connection, topic: str) -> None:
+    await connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 7))", (f"outbox:{topic}",))

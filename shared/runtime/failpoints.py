@@ -1,0 +1,46 @@
+"""Named places where a test or the demo may hold a process, to kill it exactly there.
+
+Off unless `KHATA_FAILPOINTS_DIR` names a folder. Whoever wants a hit creates `<point>.armed` in it;
+the first process that reaches the point renames it to `<point>.hit-<pid>` and waits there until it
+is killed (or 10 s, so that a forgotten hit does not stop a stack for ever).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+POINTS: dict[str, str] = {
+    "ingest.http.before_ack": "events are on their way to Kafka, the request is not answered",
+    "ingest.door.before_commit": "raw records are forwarded and acked, the position is not committed",
+    "aggregator.batch.after_offsets": "the transaction has moved the offsets, nothing else",
+    "aggregator.batch.before_commit": "everything is written, the transaction is not committed",
+    "aggregator.batch.after_commit": "the transaction is committed, Kafka does not know the offset",
+    "invoicer.close.after_seal": "the month is sealed, no invoice exists",
+    "invoicer.finalize.before_commit": "number allotted, posting and outbox written, not committed",
+    "outbox.relay.before_mark": "messages are acked by Kafka, their rows are not marked",
+    "payments.intent.before_call": "the intent is claimed, Razorpay is not called",
+    "payments.intent.after_call": "Razorpay has acted, the outcome is not stored",
+    "payments.apply.before_commit": "a webhook's effect is written, not committed",
+    "receiver.before_ack": "a verified webhook is on its way to Kafka, the delivery is not answered",
+}
+
+HOLD_S = 10.0
+
+_folder = os.environ.get("KHATA_FAILPOINTS_DIR")
+
+
+async def failpoint(name: str) -> None:
+    """Wait here when `name` is armed; free of cost when failpoints are off."""
+    if _folder is None:
+        return
+    assert name in POINTS, f"{name} is not in the list of failpoints"
+    armed = Path(_folder) / f"{name}.armed"
+    hit = armed.with_name(f"{name}.hit-{os.getpid()}")
+    try:
+        armed.rename(hit)
+    except FileNotFoundError:
+        return
+    await asyncio.sleep(HOLD_S)
+    hit.unlink(missing_ok=True)
