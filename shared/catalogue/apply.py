@@ -1,0 +1,231 @@
+"""Apply a catalogue file: one transaction for tables, epoch, audit and outbox.
+
+1  lock the catalogue (two operators at once: one after the other), compare with what is there
+2  write what differs, each with the next version; meters never change
+3  raise the epoch when batches must reload (project, zone or meter changed)
+4  outbox rows for catalogue.v1      crash before COMMIT: nothing happened
+5  COMMIT; the caller drains the outbox rows (crash before: the relay of any later apply does)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.audit.append import append
+from shared.catalogue import keys
+from shared.catalogue.file import CatalogueFile, KeyEntry, MeterEntry, OrganisationEntry, ProjectEntry
+from shared.contracts.messages.catalogue import (
+    ApiKeyMessage,
+    CatalogueMessage,
+    MeterMessage,
+    OrganisationMessage,
+    ProjectMessage,
+    encode_catalogue,
+    key_of,
+)
+from shared.domain.errors import Usage
+from shared.postgres import epoch, outbox
+from shared.postgres.outbox import OutboxMessage
+from shared.postgres.pool import Connection
+
+_LOCK = 0x6B636174  # "kcat"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of what apply did or, in a dry run, would do."""
+
+    kind: str
+    id: str
+    outcome: str  # created | changed | exists
+
+
+@dataclass
+class Applied:
+    """`secrets` holds each new key's full text by `project/name`: show it once, keep it nowhere."""
+
+    changes: list[Change] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    messages: list[CatalogueMessage] = field(default_factory=list)
+    epoch_moves: bool = False
+
+    def note(self, kind: str, id: str, outcome: str, message: CatalogueMessage | None) -> None:
+        self.changes.append(Change(kind, id, outcome))
+        if message is not None:
+            self.messages.append(message)
+
+
+async def apply_catalogue(
+    connection: Connection, file: CatalogueFile, topic: str, peppers: dict[str, bytes], actor: str
+) -> Applied:
+    """Write the file's organisations, projects, meters and keys in the caller's transaction.
+
+    Idempotent: applying a file twice changes nothing and makes no new secret. `topic` is the real name of
+    catalogue.v1. Raises Usage when the file contradicts what is there (a project that would move to
+    another organisation, a meter defined otherwise, a currency that would change).
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    applied = Applied()
+    for organisation in file.organisations:
+        await _organisation(connection, organisation, applied)
+    for project in file.projects:
+        await _project(connection, project, applied)
+    for meter in file.meters:
+        await _meter(connection, meter, applied)
+    for key in file.keys:
+        await _key(connection, key, peppers, applied)
+    if applied.epoch_moves:
+        await epoch.enter_exclusive(connection)
+    for change in applied.changes:
+        if change.outcome != "exists":
+            await append(
+                connection,
+                actor=actor,
+                action=f"{change.kind}.{change.outcome}",
+                object_kind=change.kind,
+                object_id=change.id,
+            )
+    await outbox.add(
+        connection, [OutboxMessage(topic, key_of(message), encode_catalogue(message)) for message in applied.messages]
+    )
+    return applied
+
+
+async def _one(connection: Connection, query: Any, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+    return await (await connection.execute(query, parameters)).fetchone()
+
+
+async def _organisation(connection: Connection, entry: OrganisationEntry, applied: Applied) -> None:
+    columns = (
+        entry.name,
+        entry.currency,
+        entry.time_zone,
+        entry.country,
+        entry.state_code or (entry.gstin or "")[:2] or None,
+        entry.gstin,
+        entry.address,
+        entry.email,
+    )
+    found = await _one(
+        connection,
+        """
+        SELECT name, currency, time_zone, country, state_code, gstin, address, email, version
+        FROM catalogue.organisation WHERE id = %s
+        """,
+        (entry.id,),
+    )
+    if found is not None and found[:-1] == columns:
+        applied.note("organisation", entry.id, "exists", None)
+        return
+    if found is not None and (found[1], found[2]) != (entry.currency, entry.time_zone):
+        raise Usage(
+            f"organisation {entry.id}: currency and time zone cannot change once usage may exist "
+            f"(they are {found[1]} and {found[2]}); make a new organisation"
+        )
+    row = await _one(
+        connection,
+        """
+        INSERT INTO catalogue.organisation AS organisation
+            (id, name, currency, time_zone, country, state_code, gstin, address, email)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (id) DO UPDATE SET
+            name = excluded.name, country = excluded.country, state_code = excluded.state_code,
+            gstin = excluded.gstin, address = excluded.address, email = excluded.email,
+            version = organisation.version + 1, updated_at = now()
+        RETURNING version
+        """,
+        (entry.id, *columns),
+    )
+    assert row is not None
+    message = OrganisationMessage(entry.id, row[0], entry.name, entry.currency, entry.time_zone)
+    applied.note("organisation", entry.id, "changed" if found else "created", message)
+
+
+async def _project(connection: Connection, entry: ProjectEntry, applied: Applied) -> None:
+    name = entry.name or entry.id
+    found = await _one(
+        connection, "SELECT organisation_id, name, version FROM catalogue.project WHERE id = %s", (entry.id,)
+    )
+    if found is not None and found[:2] == (entry.organisation, name):
+        applied.note("project", entry.id, "exists", None)
+        return
+    if found is not None and found[0] != entry.organisation:
+        raise Usage(f"project {entry.id} belongs to {found[0]}; a project never moves to another organisation")
+    if not await _one(connection, "SELECT 1 FROM catalogue.organisation WHERE id = %s", (entry.organisation,)):
+        raise Usage(f"project {entry.id}: there is no organisation {entry.organisation}; add it to the file")
+    row = await _one(
+        connection,
+        """
+        INSERT INTO catalogue.project AS project (id, organisation_id, name) VALUES (%s, %s, %s)
+        ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = project.version + 1, updated_at = now()
+        RETURNING version
+        """,
+        (entry.id, entry.organisation, name),
+    )
+    assert row is not None
+    applied.epoch_moves = True
+    message = ProjectMessage(entry.id, row[0], entry.organisation, name)
+    applied.note("project", entry.id, "changed" if found else "created", message)
+
+
+async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) -> None:
+    name = entry.name or entry.id
+    wanted = (name, entry.event_type, entry.aggregation, entry.value_path, entry.unit, entry.billable)
+    found = await _one(
+        connection,
+        """
+        SELECT name, event_type, aggregation, value_path, unit, billable FROM catalogue.meter
+        WHERE id = %s ORDER BY version DESC LIMIT 1
+        """,
+        (entry.id,),
+    )
+    if found == wanted:
+        applied.note("meter", entry.id, "exists", None)
+        return
+    if found is not None:
+        raise Usage(f"meter {entry.id} exists with another definition, and a meter never changes: give it a new id")
+    await connection.execute(
+        """
+        INSERT INTO catalogue.meter (id, name, event_type, aggregation, value_path, unit, billable)
+        VALUES (%s, %s, %s, %s, %s, %s, %s)
+        """,
+        (entry.id, *wanted),
+    )
+    applied.epoch_moves = True
+    message = MeterMessage(
+        entry.id, 1, name, entry.event_type, entry.aggregation, entry.value_path, entry.unit, entry.billable
+    )
+    applied.note("meter", entry.id, "created", message)
+
+
+async def _key(connection: Connection, entry: KeyEntry, peppers: dict[str, bytes], applied: Applied) -> None:
+    label = f"{entry.project}/{entry.name}"
+    live = entry.mode == "live"
+    found = await _one(
+        connection,
+        "SELECT live, scopes FROM catalogue.api_key WHERE project_id = %s AND name = %s",
+        (entry.project, entry.name),
+    )
+    if found is not None:
+        if (found[0], tuple(found[1])) != (live, entry.scopes):
+            raise Usage(f"key {label} exists with another mode or other scopes: give the new one another name")
+        applied.note("key", label, "exists", None)
+        return
+    owner = await _one(connection, "SELECT organisation_id FROM catalogue.project WHERE id = %s", (entry.project,))
+    if owner is None:
+        raise Usage(f"key {label}: there is no project {entry.project}; add it to the file")
+    text, parsed = keys.make(live)
+    pepper_id, pepper = next(iter(peppers.items()))
+    hashed = keys.hash_secret(pepper, parsed)
+    await connection.execute(
+        """
+        INSERT INTO catalogue.api_key (id, organisation_id, project_id, name, live, secret_hash, pepper_id, scopes)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        (parsed.id, owner[0], entry.project, entry.name, live, hashed, pepper_id, list(entry.scopes)),
+    )
+    applied.secrets[label] = text
+    message = ApiKeyMessage(parsed.id, 1, owner[0], entry.project, live, hashed.hex(), pepper_id, tuple(entry.scopes))
+    applied.note("key", label, "created", message)

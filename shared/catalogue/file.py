@@ -1,0 +1,136 @@
+"""The catalogue file: what an operator writes in YAML. pydantic, because this is a door.
+
+`seller` and `prices` are handed on as they stand to the invoicer, which owns them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shared.domain.errors import Rejected, Usage
+from shared.domain.period import time_zone
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+MeterId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,62}$")]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class OrganisationEntry(Entry):
+    """A customer. `state_code` is the GST state of the address (29 = Karnataka) where the country is IN."""
+
+    id: Id
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "INR"
+    time_zone: str = "Asia/Kolkata"
+    country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "IN"
+    state_code: Annotated[str, Field(pattern=r"^\d{2}$")] | None = None
+    gstin: str | None = None
+    address: str = ""
+    email: str | None = None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            time_zone(value)
+        except Rejected as error:
+            raise ValueError(error.message) from None
+        return value
+
+    @model_validator(mode="after")
+    def _indian_has_state(self) -> OrganisationEntry:
+        if self.country == "IN" and self.state_code is None and self.gstin is None:
+            raise ValueError("an organisation in India needs state_code or gstin (place of supply, IGST Act s.12)")
+        return self
+
+
+class ProjectEntry(Entry):
+    id: Id
+    organisation: Id
+    name: str = ""
+
+
+class MeterEntry(Entry):
+    """`value_path`: dots lead into `data`; needed by sum, meaningless for count."""
+
+    id: MeterId
+    name: str = ""
+    event_type: Annotated[str, Field(min_length=1, max_length=200)]
+    aggregation: Literal["count", "sum"]
+    value_path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")] | None = None
+    unit: str = "unit"
+    billable: bool = True
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> MeterEntry:
+        if (self.aggregation == "count") != (self.value_path is None):
+            raise ValueError("sum needs value_path, count must not have one")
+        return self
+
+
+class KeyEntry(Entry):
+    """A key by name; its secret is made on the first apply and shown once."""
+
+    name: Id
+    project: Id
+    mode: Literal["live", "test"] = "live"
+    scopes: tuple[Literal["events:write", "usage:read"], ...] = ("events:write",)
+
+
+class CatalogueFile(Entry):
+    organisations: tuple[OrganisationEntry, ...] = ()
+    projects: tuple[ProjectEntry, ...] = ()
+    meters: tuple[MeterEntry, ...] = ()
+    keys: tuple[KeyEntry, ...] = ()
+    seller: dict[str, Any] | None = None
+    prices: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _ids_once(self) -> CatalogueFile:
+        for kind, ids in (
+            ("organisation", [entry.id for entry in self.organisations]),
+            ("project", [entry.id for entry in self.projects]),
+            ("meter", [entry.id for entry in self.meters]),
+            ("key", [f"{entry.project}/{entry.name}" for entry in self.keys]),
+        ):
+            doubled = sorted({id for id in ids if ids.count(id) > 1})
+            if doubled:
+                raise ValueError(f"{kind} {', '.join(doubled)} stands in the file more than once")
+        return self
+
+
+def read_catalogue(path: Path) -> CatalogueFile:
+    """Raises Usage with every mistake and where it stands."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise Usage(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise Usage(f"{path} is not YAML: {error}") from None
+    return parse_catalogue(document, str(path))
+
+
+def parse_catalogue(document: Any, name: str) -> CatalogueFile:
+    """Raises Usage with every mistake and where it stands."""
+    if not isinstance(document, dict):
+        raise Usage(f"{name}: must hold organisations, projects, meters, keys, seller or prices")
+    try:
+        return CatalogueFile.model_validate(document)
+    except ValidationError as error:
+        raise Usage(problems(error, name)) from None
+
+
+def problems(error: ValidationError, name: str) -> str:
+    """One line per mistake, with its place in the file."""
+    lines = [f"{name} has mistakes:"]
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        place = ".".join(str(step) for step in problem["loc"]) or "file"
+        lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""What makes an event itself: its identity, and the fingerprint of what it says.
+
+Identity = (project, live or test, source, id). The time is not part of it, so a retry with a new
+timestamp is still a duplicate. The fingerprint is over (type, subject, data) without the time and
+without what Khata stamped: same identity and fingerprint = duplicate, other fingerprint = conflict.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+_MASK32 = 0xFFFF_FFFF
+
+
+def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
+    """16-byte digest. Parts are length-prefixed, so that ("a", "bc") never meets ("ab", "c")."""
+    parts = (project.encode(), b"live" if live else b"test", source.encode(), id.encode())
+    hashed = blake2b(digest_size=16)
+    for part in parts:
+        hashed.update(len(part).to_bytes(4, "big") + part)
+    return hashed.digest()
+
+
+def _number(text: str) -> int | Decimal:
+    """A JSON number with a point or exponent, in one spelling: 1.50, 1.5 and 15e-1 are the same quantity."""
+    value = Decimal(text)
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    trimmed = digits
+    while len(trimmed) > 1 and trimmed[-1] == 0:
+        trimmed, exponent = trimmed[:-1], exponent + 1
+    if trimmed == (0,):
+        return 0
+    if 0 <= exponent <= 40:
+        whole: int = int("".join(map(str, trimmed))) * 10**exponent
+        return -whole if sign else whole
+    return Decimal((sign, trimmed, exponent))
+
+
+_decode = msgspec.json.Decoder(float_hook=_number).decode
+_encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+
+
+def read_data(data: bytes) -> Any:
+    """The payload with exact numbers (int or Decimal, one spelling each). Raises msgspec.DecodeError."""
+    return _decode(data)
+
+
+def payload_fingerprint(type: str, subject: str, data: Any) -> int:
+    """Signed 64-bit fingerprint of (type, subject, data), `data` as `read_data` gives it.
+
+    The order of keys, spaces and the spelling of a number do not matter.
+    """
+    hashed = blake2b(digest_size=8)
+    for part in (type.encode(), subject.encode(), _encode(data)):
+        hashed.update(len(part).to_bytes(4, "big") + part)
+    return int.from_bytes(hashed.digest(), "big", signed=True)
+
+
+class Fingerprint(NamedTuple):
+    """Order-free fingerprint of a set of identities: sums of the halves of a 64-bit hash of each.
+
+    A sum cannot overflow a signed 64-bit column below 2^31 members.
+    """
+
+    high: int = 0
+    low: int = 0
+
+    def with_key(self, key: bytes) -> Fingerprint:
+        """The set with one more identity; the key is a digest already, its first 8 bytes are the hash."""
+        number = int.from_bytes(key[:8], "big")
+        return Fingerprint(self.high + (number >> 32), self.low + (number & _MASK32))
+
+    def __add__(self, other: object) -> Fingerprint:
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        return Fingerprint(self.high + other.high, self.low + other.low)

@@ -1,0 +1,310 @@
+"""The one consumer loop. What a group does with a batch is its handler's; when and from where is here.
+
+    1  assigned: pause at once, mark the partitions as not placed (nothing read before step 2 counts)
+    2  place: read the stored offsets, compare with the log (`decide_start`), seek, resume
+    3  read; drop what is not ours or below our position; a record above it means seek again
+    4  `handler.apply` makes the effect durable together with the offsets
+                                          Retryable: pause, back off, the same batch again; never a dead letter
+                                          Fenced: another owner was faster: place again
+    5  commit the position to Kafka: a hint for lag tools, never ahead of the store
+                                          crash before 5: Kafka lags, the store decides
+Revocation waits for the batch in flight (one lock), never for `getmany`. Callback errors are swallowed by
+aiokafka, so the callbacks only mark; everything that can fail happens in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnknownMemberIdError,
+)
+
+from shared.domain.errors import BrokerAway, Fenced, LogMoved, Retryable
+from shared.kafka.offsets import Start, StoredOffset, decide_start
+from shared.kafka.records import Batch, OffsetRange, Partition, Record
+from shared.observability import logging, names
+from shared.runtime.settings import KafkaSettings
+
+# A static member back within the session keeps its partitions (0.2 s); one dead for good is replaced after it.
+SESSION_TIMEOUT_MS = 6_000
+HEARTBEAT_MS = 1_500
+REBALANCE_TIMEOUT_MS = 10_000
+# Longer than any pause between polls: retries poll too (`_wait`).
+MAX_POLL_INTERVAL_MS = 60_000
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 5.0
+COMMIT_DEADLINE_S = 5.0
+
+log = logging.get(__name__)
+
+
+class Handler(Protocol):
+    """What a consumer group is for."""
+
+    async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
+        """Where each partition goes on; None = the log's beginning."""
+
+    async def apply(self, batch: Batch) -> None:
+        """Make the whole batch's effect durable, its offsets with it. Raises Retryable, Fenced or Fatal."""
+
+    async def after(self, batch: Batch) -> None:
+        """After the effect is durable: publications that heal when lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one batch may hold, and how long to wait for it."""
+
+    max_records: int = 5_000
+    wait_ms: int = 200
+    partition_fetch_bytes: int = 4 * 1024 * 1024
+
+
+class ConsumerLoop:
+    """One group member. `run` returns when `stop` is set and the batch in flight is done."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        group: str,
+        instance: str,
+        topics: Sequence[str],
+        handler: Handler,
+        limits: Limits | None = None,
+        isolation: str = "read_uncommitted",
+        commit_positions: bool = False,
+    ) -> None:
+        """`commit_positions`: the group's offsets live in Kafka, so control records move them too."""
+        self._settings, self._group, self._topics, self._handler = settings, group, tuple(topics), handler
+        self._limits = limits or Limits()
+        self._commit_positions = commit_positions
+        self._instance = f"{group}.{instance}"
+        self._isolation = isolation
+        self._positions: dict[Partition, int] = {}
+        self._verify: dict[Partition, Start] = {}
+        self._unplaced: set[Partition] = set()
+        self._generation = 0
+        self._busy = asyncio.Lock()
+        self._assigned_once = asyncio.Event()
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def check(self) -> str | None:
+        """Readiness: None once partitions were assigned and placed (or none were left for us)."""
+        if not self._assigned_once.is_set():
+            return "no partitions assigned yet"
+        return "partitions are not placed yet" if self._unplaced else None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Raises Fatal, BrokerAway (no broker at start), or whatever the handler raises as a bug."""
+        consumer = self._consumer = AIOKafkaConsumer(
+            **self._settings.client_arguments(),
+            client_id=self._instance,
+            group_id=self._group,
+            group_instance_id=self._instance,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=self._isolation,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            max_partition_fetch_bytes=self._limits.partition_fetch_bytes,
+            fetch_max_wait_ms=self._limits.wait_ms,
+            partition_assignment_strategy=[StickyPartitionAssignor],
+        )
+        consumer.subscribe(self._topics, listener=_Listener(self))
+        try:
+            await consumer.start()
+        except KafkaError as error:
+            await consumer.stop()
+            raise BrokerAway(f"Kafka at {self._settings.kafka_bootstrap_servers}: {error}") from error
+        try:
+            while not stop.is_set():
+                names.LOOP_SEEN.labels(self._group).set(time.time())
+                await self._turn(consumer, stop)
+        finally:
+            await consumer.stop()
+
+    async def _turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        try:
+            if self._unplaced:
+                await self._place(consumer)
+            fetched = await consumer.getmany(timeout_ms=self._limits.wait_ms, max_records=self._limits.max_records)
+        except NoOffsetForPartitionError:
+            return  # fetched before we had placed it; `_place` seeks
+        except OffsetOutOfRangeError as error:
+            raise LogMoved(f"{self._group}: {error.args[0]} is no longer in the log") from error
+        except (Retryable, KafkaError) as error:
+            log.warning("consumer.waiting", group=self._group, error=str(error) or type(error).__name__)
+            await asyncio.sleep(BACKOFF_FIRST_S * random.uniform(1, 5))  # noqa: S311
+            return
+        generation = self._generation
+        batch = self._batch_of({partition: [Record.of(r) for r in records] for partition, records in fetched.items()})
+        if batch.records and not await self._apply(consumer, batch, generation, stop):
+            return
+        await self._commit(consumer, batch)
+
+    async def _place(self, consumer: AIOKafkaConsumer) -> None:
+        """Step 2. Raises LogMoved, Retryable, KafkaError."""
+        generation, partitions = self._generation, sorted(self._unplaced)
+        stored = await self._handler.stored(partitions)
+        starts = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        for partition in partitions:
+            name = f"{partition.topic}[{partition.partition}]"
+            start = decide_start(name, stored[partition], starts[partition], ends[partition])
+            if start.warning:
+                log.warning("consumer.start", warning=start.warning)
+            if generation != self._generation or partition not in consumer.assignment():
+                return  # assigned away meanwhile
+            consumer.seek(partition, start.seek)
+            self._positions[partition] = start.position
+            if start.verify_offset is not None:
+                self._verify[partition] = start
+            consumer.resume(partition)
+            self._unplaced.discard(partition)
+        log.info(
+            "consumer.placed", group=self._group, partitions={str(p.partition): self._positions[p] for p in partitions}
+        )
+
+    def _batch_of(self, fetched: Mapping[Partition, Sequence[Record]]) -> Batch:
+        """Step 3: only what follows our position without a gap we did not see."""
+        records: list[Record] = []
+        ranges: list[OffsetRange] = []
+        for partition in sorted(fetched):
+            position = self._positions.get(partition)
+            if position is None:
+                continue
+            mine = [record for record in self._verified(partition, fetched[partition]) if record.offset >= position]
+            if mine:
+                records += mine
+                end = mine[-1].offset + 1
+                ranges.append(OffsetRange(partition.topic, partition.partition, position, end, mine[-1]))
+        return Batch(tuple(records), tuple(ranges))
+
+    def _verified(self, partition: Partition, records: Sequence[Record]) -> Sequence[Record]:
+        """The first record read after a start must be the last one applied before it."""
+        start = self._verify.pop(partition, None) if records else None
+        if start is None:
+            return records
+        first = records[0]
+        if first.offset != start.verify_offset or first.digest() != start.verify_digest:
+            raise LogMoved(
+                f"{partition.topic}[{partition.partition}]: the record at {start.verify_offset} is not the one that "
+                "was applied: the topic was made anew. Restore it, or move the stored offset deliberately."
+            )
+        return records[1:]
+
+    async def _apply(self, consumer: AIOKafkaConsumer, batch: Batch, generation: int, stop: asyncio.Event) -> bool:
+        """Step 4; False when the batch was dropped (fenced, assigned away, or stopping while the store is away)."""
+        failures = 0
+        while True:
+            async with self._busy:
+                if generation != self._generation:
+                    return False
+                began = time.perf_counter()
+                try:
+                    await self._handler.apply(batch)
+                except Fenced as error:
+                    log.warning("consumer.fenced", group=self._group, error=str(error))
+                    names.BATCHES.labels(self._group, "fenced").inc()
+                    self._forget(set(self._positions))
+                    return False
+                except Retryable as error:
+                    failures += 1
+                    names.BATCHES.labels(self._group, "retried").inc()
+                    log.warning("consumer.retry", group=self._group, failures=failures, error=str(error))
+                else:
+                    names.BATCH_SECONDS.labels(self._group).observe(time.perf_counter() - began)
+                    names.BATCHES.labels(self._group, "applied").inc()
+                    for moved in batch.ranges:
+                        self._positions[Partition(moved.topic, moved.partition)] = moved.end
+                    await self._handler.after(batch)
+                    return True
+            if stop.is_set():
+                return False  # nothing of it is durable; the next start reads it again
+            await self._wait(consumer, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
+
+    async def _wait(self, consumer: AIOKafkaConsumer, seconds: float) -> None:
+        """Pause and go on polling, so that the group does not take us for dead."""
+        paused = tuple(self._positions)
+        consumer.pause(*paused)
+        await consumer.getmany(timeout_ms=int(seconds * 1000))
+        consumer.resume(*(partition for partition in paused if partition in self._positions))
+
+    async def _commit(self, consumer: AIOKafkaConsumer, batch: Batch) -> None:
+        """Step 5."""
+        offsets = {Partition(moved.topic, moved.partition): moved.end for moved in batch.ranges}
+        if self._commit_positions:
+            offsets |= await self._past_control_records(consumer)
+        for moved in batch.ranges:
+            names.RECORDS_APPLIED.labels(self._group, moved.topic).inc(moved.end - moved.start)
+        for partition in self._positions.keys() & consumer.assignment():
+            position = self._positions[partition]
+            if (end := consumer.highwater(partition)) is not None:
+                lag = names.LAG_RECORDS.labels(self._group, partition.topic, str(partition.partition))
+                lag.set(max(0, end - position))
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)
+        except (CommitFailedError, IllegalStateError, UnknownMemberIdError, KafkaError, TimeoutError) as error:
+            log.warning("consumer.commit_hint_lost", group=self._group, error=str(error) or type(error).__name__)
+
+    async def _past_control_records(self, consumer: AIOKafkaConsumer) -> dict[Partition, int]:
+        """Positions that moved over commit and abort markers after our last record."""
+        moved = {}
+        for partition, position in list(self._positions.items()):
+            try:
+                read_to = await consumer.position(partition)
+            except IllegalStateError:
+                continue  # assigned away meanwhile
+            if read_to > position and self._positions.get(partition) == position:
+                moved[partition] = self._positions[partition] = read_to
+        return moved
+
+    def _forget(self, partitions: set[Partition]) -> None:
+        """Their positions are not to be trusted any more: place them again."""
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._verify.pop(partition, None)
+        self._unplaced |= partitions
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        assert self._consumer is not None
+        self._consumer.pause(*partitions)
+        self._generation += 1
+        self._forget(set(partitions))
+        self._assigned_once.set()
+
+    async def revoked(self) -> None:
+        async with self._busy:
+            self._generation += 1
+            self._positions.clear()
+            self._verify.clear()
+            self._unplaced.clear()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, loop: ConsumerLoop) -> None:
+        self._loop = loop
+
+    async def on_partitions_revoked(self, revoked: Sequence[Partition]) -> None:
+        await self._loop.revoked()
+
+    async def on_partitions_assigned(self, assigned: Sequence[Partition]) -> None:
+        self._loop.assigned(tuple(assigned))

@@ -1,0 +1,66 @@
+"""Dead letters: a record that will stay wrong, kept byte for byte with the reason and where it came from.
+
+At least once: (topic, partition, offset) identifies one. A reject found while decoding is written and
+awaited before its offset moves; one decided inside a transaction leaves through the outbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shared.contracts import headers as names
+from shared.contracts.topics import DEAD_LETTER_SUFFIX
+from shared.domain.errors import Rejected
+from shared.kafka.producer import Producer
+from shared.kafka.records import Record
+from shared.observability import names as metrics
+from shared.observability.logging import VERSION
+from shared.postgres.outbox import OutboxMessage
+
+ERROR_TEXT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    record: Record
+    error: Rejected
+
+
+def letter(reject: Reject, group: str, service: str, failed_at: datetime) -> OutboxMessage:
+    """The dead letter of one reject: same key, value and headers, and the `dlq.*` headers."""
+    record, error = reject.record, reject.error
+    attempt = int(names.first(record.headers, names.DLQ_ATTEMPT) or b"0") + 1
+    own = tuple((name, value) for name, value in record.headers if not name.startswith(names.DLQ_PREFIX))
+    timestamp = names.first(record.headers, names.DLQ_TIMESTAMP) or str(record.timestamp_ms).encode()
+    added = (
+        (names.DLQ_TOPIC, record.topic),
+        (names.DLQ_PARTITION, str(record.partition)),
+        (names.DLQ_OFFSET, str(record.offset)),
+        (names.DLQ_TIMESTAMP, timestamp.decode()),
+        (names.DLQ_GROUP, group),
+        (names.DLQ_SERVICE, service),
+        (names.DLQ_VERSION, VERSION),
+        (names.DLQ_ERROR_CLASS, type(error).__name__),
+        (names.DLQ_ERROR_CODE, error.code),
+        (names.DLQ_ERROR, error.message),
+        (names.DLQ_FAILED_AT, failed_at.isoformat()),
+        (names.DLQ_ATTEMPT, str(attempt)),
+    )
+    return OutboxMessage(
+        topic=record.topic + DEAD_LETTER_SUFFIX,
+        key=record.key or b"",
+        value=record.value,
+        headers=own + tuple((name, text.encode()[:ERROR_TEXT_BYTES]) for name, text in added),
+    )
+
+
+async def write(producer: Producer, rejects: Sequence[Reject], group: str, service: str) -> None:
+    """Write and await. Raises BrokerAway: then the offset must not move."""
+    if not rejects:
+        return
+    now = datetime.now(UTC)
+    await producer.send([letter(reject, group, service, now) for reject in rejects])
+    for reject in rejects:
+        metrics.DEAD_LETTERS.labels(reject.record.topic, reject.error.code).inc()

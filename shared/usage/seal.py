@@ -1,0 +1,88 @@
+"""The cut and the seal: after them a month's usage is final, and "below the cut" is reproducible for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
+
+from shared.domain.period import Month
+from shared.postgres import epoch
+from shared.postgres.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Next offset of every partition of the events topic at one exclusive moment."""
+
+    id: int
+    offsets: dict[str, dict[int, int]]
+
+    def below(self, topic: str, partition: int, offset: int) -> bool:
+        return offset < self.offsets.get(topic, {}).get(partition, 0)
+
+
+async def seal(connection: Connection, group: str, topic: str, month: Month, organisations: Sequence[str]) -> Cut:
+    """Seal a month of a block of organisations in the caller's transaction; returns the one cut.
+
+    Takes the epoch lock exclusively: no batch is in flight at the cut, every later one sees the seal.
+    Organisations that are sealed already keep their seal. Raises DatabaseAway (through the pool) when
+    the lock is not free: try the transaction again.
+    """
+    version = await epoch.enter_exclusive(connection)
+    rows = await (
+        await connection.execute(
+            """
+            SELECT partition, next_offset FROM messaging.consumer_offset
+            WHERE consumer_group = %s AND topic = %s ORDER BY partition
+            """,
+            (group, topic),
+        )
+    ).fetchall()
+    offsets = {topic: {int(partition): int(offset) for partition, offset in rows}}
+    row = await (
+        await connection.execute(
+            "INSERT INTO usage.cut (epoch_version, offsets) VALUES (%s, %s) RETURNING id", (version, Jsonb(offsets))
+        )
+    ).fetchone()
+    assert row is not None
+    await connection.execute(
+        """
+        INSERT INTO usage.seal (organisation_id, year, month, cut_id)
+        SELECT organisation, %s, %s, %s FROM unnest(%s::text[]) AS organisation
+        ON CONFLICT DO NOTHING
+        """,
+        (month.year, month.month, row[0], list(organisations)),
+    )
+    return Cut(int(row[0]), offsets)
+
+
+async def cut_of(connection: Connection, organisation_id: str, month: Month) -> Cut | None:
+    """The cut under which this month was sealed, None while it is open."""
+    row = await (
+        await connection.execute(
+            """
+            SELECT cut.id, cut.offsets FROM usage.seal JOIN usage.cut ON cut.id = seal.cut_id
+            WHERE organisation_id = %s AND year = %s AND month = %s
+            """,
+            (organisation_id, month.year, month.month),
+        )
+    ).fetchone()
+    return None if row is None else _cut(row[0], row[1])
+
+
+async def read_cut(connection: Connection, cut_id: int) -> Cut:
+    row = await (await connection.execute("SELECT id, offsets FROM usage.cut WHERE id = %s", (cut_id,))).fetchone()
+    assert row is not None, f"cut {cut_id} does not exist"
+    return _cut(row[0], row[1])
+
+
+def _cut(id: int, offsets: dict[str, dict[str, int]]) -> Cut:
+    return Cut(id, {topic: {int(p): o for p, o in by_partition.items()} for topic, by_partition in offsets.items()})
+
+
+async def sealed_months(connection: Connection) -> set[tuple[str, Month]]:
+    """Every (organisation, month) that is sealed."""
+    rows = await (await connection.execute("SELECT organisation_id, year, month FROM usage.seal")).fetchall()
+    return {(organisation, Month(year, month)) for organisation, year, month in rows}
