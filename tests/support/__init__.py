@@ -1,0 +1,1 @@
+"""Small helpers for tests; no product code."""
