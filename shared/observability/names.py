@@ -29,6 +29,7 @@ EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["dispos
 # Outbox and intents
 OUTBOX_PUBLISHED = Counter("khata_outbox_published", "Outbox rows acked by Kafka", ["topic"])
 OUTBOX_PENDING = Gauge("khata_outbox_pending", "Outbox rows not yet acked", ["topic"])
+OUTBOX_LEADER = Gauge("khata_outbox_leader", "1 while this process relays the topic", ["topic"])
 INTENTS = Counter("khata_intents", "Attempts at the outside world by outcome", ["kind", "outcome"])
 
 # Invoicer
