@@ -2,9 +2,11 @@
 
 Its standard input is a pipe that only the parent and children about to start hold open. Lines:
 `+PID SIGNAL` a child has started, `-PID` it has been reaped. At end of file the parent is gone:
-every child left gets its signal, and SIGKILL if it is still there after `GRACE_S`.
+every child left gets its signal, and SIGKILL if it is still there after GRACE_S seconds.
 
-Run by file name in an isolated interpreter; imports nothing of Khata.
+Run by file name in an isolated interpreter, so it imports nothing of Khata:
+
+    python -I -S guard.py GRACE_S
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ import sys
 import time
 from collections.abc import Iterable
 
-GRACE_S = 10.0
 POLL_S = 0.05
 
 
-def main(lines: Iterable[str]) -> None:
+def main(lines: Iterable[str], grace_s: float) -> None:
     children: dict[int, int] = {}
     for line in lines:
         pid, _, orphan_signal = line[1:].strip().partition(" ")
@@ -27,12 +28,12 @@ def main(lines: Iterable[str]) -> None:
             children[int(pid)] = int(orphan_signal)
         else:
             children.pop(int(pid), None)
-    end(children)
+    end(children, grace_s)
 
 
-def end(children: dict[int, int]) -> None:
+def end(children: dict[int, int], grace_s: float) -> None:
     left = {pid for pid, orphan_signal in children.items() if send(pid, orphan_signal)}
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while left and time.monotonic() < deadline:
         left = {pid for pid in left if send(pid, 0)}
         time.sleep(POLL_S)
@@ -52,4 +53,4 @@ def send(pid: int, number: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.stdin)
+    main(sys.stdin, float(sys.argv[1]))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.domain.errors import Fatal
+from shared.domain.errors import Fatal, Misconfigured
 
 LOCK_WAIT_S = 180.0  # the other holder may be fetching Kafka's jars for the first time
 
@@ -64,10 +64,17 @@ class Home:
 
     @contextmanager
     def locked(self, report: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-        """Hold this home alone. Raises Fatal when another process holds it longer than `LOCK_WAIT_S`."""
-        with self.lock_file.open("a") as file:
-            _acquire(file.fileno(), self, report)
-            yield  # closing the file lets go of the lock, and so does our death
+        """Hold this home alone. Raises Fatal when another process holds it longer than `LOCK_WAIT_S`, and
+        Misconfigured when something in it turns out to be another account's."""
+        try:
+            with self.lock_file.open("a") as file:
+                _acquire(file.fileno(), self, report)
+                yield  # closing the file lets go of the lock, and so does our death
+        except PermissionError as error:
+            raise Misconfigured(
+                f"{error.filename} belongs to another account; start as the one that made {self.root}, "
+                "or choose another home"
+            ) from error
 
     def ports(self, names: tuple[str, ...]) -> dict[str, int]:
         """A free TCP port for each name, the one of the last start where it is still free; remembered."""

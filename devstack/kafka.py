@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import signal
 import socket
 import struct
 import time
@@ -23,6 +24,7 @@ PORTS = ("kafka", "kafka_controller")
 FETCH_S = 900.0  # the first start downloads about 60 MB of jars
 FORMAT_S = 60.0
 READY_S = 120.0  # after a kill the broker first checks the segments it had not flushed
+STOP_SIGNAL = signal.SIGTERM  # also for an orphan: a killed broker costs the next start the 3 s of its session
 HEAP = ("-Xmx512m", "-Xms256m")
 # Measured on 2 cores, start to first answer: 1.3 s with these, 2.1 s without (G1, all compiler tiers).
 # Kafka's own variable KAFKA_JVM_PERFORMANCE_OPTS replaces them, for long runs under load.
@@ -49,6 +51,10 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+
+# After a kill the controller, which came back with the broker, refuses it until the killed one's session is over.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 
 # Groups form at once, and a killed consumer's partitions move within seconds.
 group.initial.rebalance.delay.ms=0
@@ -100,7 +106,7 @@ class Kafka:
         )
         if not self._cluster_id.exists():
             self._format()
-        return spawn(self._java(NAME, "kafka.Kafka", str(self._properties)))
+        return spawn(self._java(NAME, "kafka.Kafka", str(self._properties), orphan_signal=STOP_SIGNAL))
 
     def wait_ready(self, child: Child, port: int) -> None:
         """Until the broker lists itself as part of its cluster. Raises ChildEnded when it ends, Fatal after
@@ -132,7 +138,7 @@ class Kafka:
         run(self._java("kafka storage format", *tool), FORMAT_S)
         self._cluster_id.write_text(cluster_id)
 
-    def _java(self, name: str, *arguments: str) -> Command:
+    def _java(self, name: str, *arguments: str, orphan_signal: signal.Signals = signal.SIGKILL) -> Command:
         tuning = self.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", "").split() or FAST_START
         logging = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.xml').as_uri()}"
         classpath = str(self.tools.libs / "*")
@@ -145,6 +151,7 @@ class Kafka:
             log=self.log,
             env={key: value for key, value in self.environ.items() if key != "CLASSPATH"},
             cwd=self.folder,
+            orphan_signal=orphan_signal,
         )
 
     def _fetch_jars(self, report: Callable[[str], None]) -> None:

@@ -83,7 +83,7 @@ class Postgres:
         fresh_log(self.log)
         if not self._data.exists():
             self._initdb()
-        self._remove_stale_pid_file()
+        self._remove_stale_locks()
         (self._data / "khata.conf").write_text(SETTINGS.format(port=port, socket_folder=self._socket_folder()))
         return spawn(self._command(NAME, "postgres", "-D", str(self._data)))
 
@@ -100,6 +100,11 @@ class Postgres:
             except psycopg.OperationalError as error:
                 if child.exit_code is not None:
                     raise child.ended() from error
+                if "password authentication failed" in str(error):
+                    raise Fatal(
+                        f"the database refuses the password in {self._password_file(SUPERUSER)}: put the right one "
+                        "back, or wipe this home"
+                    ) from error
                 if time.monotonic() > deadline:
                     raise Fatal(f"PostgreSQL is not ready after {READY_S:.0f} s.\n{last_lines(self.log)}") from error
             time.sleep(0.03)
@@ -124,13 +129,16 @@ class Postgres:
         partial.rename(self._data)
 
     def _prepare(self, connection: psycopg.Connection) -> None:
-        """The owner's role and database, where missing. The password travels as a SCRAM verifier, so that a
-        failing statement cannot leave it in the server's log."""
-        if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", OWNER):
+        """The owner's role and database where missing, its password where the file is. The password travels as a
+        SCRAM verifier, so that a failing statement cannot leave it in the server's log."""
+        known = _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", OWNER)
+        if not (known and self._password_file(OWNER).exists()):
             password = self._password(OWNER)
             verifier = connection.pgconn.encrypt_password(password.encode(), OWNER.encode(), b"scram-sha-256")
-            create = sql.SQL("CREATE ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}")
-            connection.execute(create.format(sql.Identifier(OWNER), sql.Literal(verifier.decode())))
+            change = sql.SQL("{} ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}").format(
+                sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(OWNER), sql.Literal(verifier.decode())
+            )
+            connection.execute(change)
             # `drop_database` ends the sessions of the roles that the owner created.
             connection.execute(sql.SQL("GRANT pg_signal_backend TO {}").format(sql.Identifier(OWNER)))
         if not _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", DATABASE):
@@ -155,16 +163,17 @@ class Postgres:
         longest = self.folder / ".s.PGSQL.65535.lock"
         return str(self.folder) if len(os.fsencode(longest)) <= SOCKET_PATH_MAX else ""
 
-    def _remove_stale_pid_file(self) -> None:
-        """The server removes a dead one's pid file itself, but not when the pid now means another process of
-        its account. We hold the home's lock and have ended what the last start left, so look who it is."""
-        file = self._data / "postmaster.pid"
-        try:
-            pid = int(file.read_text().splitlines()[0])
-        except (FileNotFoundError, IndexError, ValueError):
-            return
-        if str(self._data) not in command_line(pid):
-            file.unlink()
+    def _remove_stale_locks(self) -> None:
+        """The server removes a dead one's lock files itself, but not when the pid now means another process of
+        its account, or a zombie that nobody reaps. We hold the home's lock and have ended what the last start
+        left, so look who it is."""
+        for file in (self._data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
+            try:
+                pid = int(file.read_text().splitlines()[0])
+            except (FileNotFoundError, IndexError, ValueError):
+                continue
+            if str(self._data) not in command_line(pid):
+                file.unlink()
 
     def _command(self, name: str, program: str, *arguments: str) -> Command:
         return Command(

@@ -26,6 +26,7 @@ from shared.domain.errors import Fatal
 PYTHON = (sys.executable, "-I", "-S")  # isolated, without site-packages: about 15 ms to start
 LAUNCH = Path(__file__).with_name("launch.py")
 GUARD = Path(__file__).with_name("guard.py")
+GUARD_GRACE_S = 10.0  # orphaned servers close their files meanwhile
 TAIL_LINES = 20
 
 
@@ -163,9 +164,10 @@ def how_it_ended(code: int | None) -> str:
 class _Spawner:
     """The one thread that starts children, and off Linux the guard beside it."""
 
-    def __init__(self, guarded: bool) -> None:
+    def __init__(self, guarded: bool, guard_grace_s: float = GUARD_GRACE_S) -> None:
         self.owner = os.getpid()
         self._guarded = guarded
+        self._guard_grace_s = guard_grace_s
         self._guard: subprocess.Popen[bytes] | None = None
         self._requests: SimpleQueue[tuple[Command, Future[Child]]] = SimpleQueue()
         threading.Thread(target=self._serve, name="spawner", daemon=True).start()
@@ -208,7 +210,10 @@ class _Spawner:
     def _running_guard(self) -> subprocess.Popen[bytes]:
         if self._guard is None:
             self._guard = subprocess.Popen(
-                [*PYTHON, str(GUARD)], stdin=subprocess.PIPE, bufsize=0, start_new_session=True
+                [*PYTHON, str(GUARD), str(self._guard_grace_s)],
+                stdin=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
             )
         return self._guard
 

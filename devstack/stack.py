@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from devstack.processes import Child, ChildEnded, end_all
 from shared.domain.errors import Usage
 
 STOP_S = 60.0  # Postgres writes a checkpoint first; Kafka closes its segments
-STOP_SIGNALS = {kafka.NAME: signal.SIGTERM, postgres.NAME: postgres.STOP_SIGNAL}
+STOP_SIGNALS = {kafka.NAME: kafka.STOP_SIGNAL, postgres.NAME: postgres.STOP_SIGNAL}
 ATTEMPTS = 5
 PAUSE_S = 0.5
 SESSIONS_LEFT = "pre-existing shared memory block"  # PostgreSQL: sessions of a killed server are still ending

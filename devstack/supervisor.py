@@ -113,8 +113,10 @@ class Supervisor:
                 time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """SIGTERM to all at once, SIGKILL to what is left after `stop_s` seconds; nothing is started again."""
+        """SIGTERM to all at once, SIGKILL to what is left after `stop_s` seconds; this supervisor is done then."""
         with self._changed:
+            if self._stopping.is_set():
+                return
             self._stopping.set()
         children = [service.child for service in self._services.values() if service.child]
         end_all(children, {}, self._stop_s)
@@ -123,7 +125,6 @@ class Supervisor:
                 service.thread.join()
         if self._services:
             self._home.services_file.unlink(missing_ok=True)
-        self._services.clear()
 
     def __enter__(self) -> Supervisor:
         return self
