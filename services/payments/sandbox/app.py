@@ -150,7 +150,7 @@ def _stop(_: int, __: FrameType | None) -> NoReturn:
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Calls still open get two seconds; what they committed stays."""
+    """Run until SIGTERM or SIGINT. Calls still open get one second; what they committed stays."""
     configure_logging()
     signal.signal(signal.SIGTERM, _stop)
     log.info("starting", url=settings.base_url, key_id=settings.key_id, webhook=settings.webhook_url or None)
@@ -165,7 +165,8 @@ def serve(settings: Settings) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=2,
+        timeout_keep_alive=75,  # as long as a proxy keeps one: idle SDK sessions must not meet a closed connection
+        timeout_graceful_shutdown=1,
     )
 
 

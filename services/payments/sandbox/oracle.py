@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.payments.sandbox import flows, outbox
+from services.payments.sandbox import checks, flows, outbox
 from services.payments.sandbox.account import DISABLED, Account, Knobs, Webhook
 from services.payments.sandbox.api.call import read_body
 from services.payments.sandbox.errors import ApiError
@@ -69,8 +69,9 @@ def routes(account: Account) -> list[Route]:
         flows.expire_links(account)
         return reply(ledger(account))
 
-    async def show_deliveries(_: Request) -> Response:
-        return reply({"deliveries": outbox.history(account.store.connection)})
+    async def show_deliveries(request: Request) -> Response:
+        after = checks.whole(request.query_params, "after") or 0
+        return reply({"deliveries": outbox.history(account.store.connection, after)})
 
     async def knobs(request: Request) -> Response:
         if request.method == "POST":
@@ -91,7 +92,7 @@ def routes(account: Account) -> list[Route]:
 
     return [
         Route("/sandbox/ledger", show_ledger, methods=["GET"]),
-        Route("/sandbox/deliveries", show_deliveries, methods=["GET"]),
+        Route("/sandbox/deliveries", _checked(show_deliveries), methods=["GET"]),
         Route("/sandbox/knobs", _checked(knobs), methods=["GET", "POST"]),
         Route("/sandbox/faults", _checked(faults), methods=["GET", "POST", "DELETE"]),
         Route("/sandbox/webhook", _checked(webhook), methods=["GET", "POST"]),

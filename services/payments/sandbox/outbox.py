@@ -19,8 +19,9 @@ ORDER BY d.next_at, d.seq LIMIT ?
 """
 HISTORY = """
 SELECT d.seq, d.event_id, e.name, e.body, e.signature, d.state, d.next_at, e.created_at
-FROM deliveries d JOIN events e ON e.id = d.event_id ORDER BY d.seq
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.seq > ? ORDER BY d.seq
 """
+ATTEMPTS = "SELECT delivery, at, status, problem FROM attempts WHERE delivery > ? ORDER BY seq"
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def disable_webhook(account: Account) -> None:
     account.store.connection.execute("UPDATE deliveries SET state = 'abandoned' WHERE state = 'pending'")
 
 
-def history(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Every delivery with its attempts, for tests and people."""
+def history(connection: sqlite3.Connection, after: int = 0) -> list[dict[str, Any]]:
+    """Every delivery with a `seq` above `after` and its attempts, for tests and people."""
     attempts: dict[int, list[dict[str, Any]]] = {}
-    for row in connection.execute("SELECT delivery, at, status, problem FROM attempts ORDER BY seq"):
+    for row in connection.execute(ATTEMPTS, (after,)):
         attempts.setdefault(row["delivery"], []).append(
             {"at": row["at"], "status": row["status"], "problem": row["problem"]}
         )
@@ -142,5 +143,5 @@ def history(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             "body": row["body"].decode(),
             "attempts": attempts.get(row["seq"], []),
         }
-        for row in connection.execute(HISTORY)
+        for row in connection.execute(HISTORY, (after,))
     ]

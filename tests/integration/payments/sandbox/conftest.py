@@ -92,8 +92,9 @@ class SandboxProcess:
         found: dict[str, Any] = self.http.get(f"{self.url}/sandbox/ledger", timeout=5).json()
         return found
 
-    def deliveries(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.http.get(f"{self.url}/sandbox/deliveries", timeout=5).json()["deliveries"]
+    def deliveries(self, after: int = 0) -> list[dict[str, Any]]:
+        answer = self.http.get(f"{self.url}/sandbox/deliveries", params={"after": after}, timeout=5)
+        found: list[dict[str, Any]] = answer.json()["deliveries"]
         return found
 
     def calm(self) -> None:
@@ -167,6 +168,8 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if len(body) < int(self.headers["Content-Length"]):
+                return  # the sender was killed in the middle of it
             self.send_response(kept.take(dict(self.headers.items()), body))
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -174,7 +177,10 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, *_: Any) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # with the default of 5 a burst of deliveries waits for the kernel's next try
+
+    server = Server(("127.0.0.1", 0), Handler)
     kept.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -112,14 +113,14 @@ def test_dropped_events_never_come_and_the_oracle_knows(
     hooked: SandboxProcess, client: Client, receiver: Receiver
 ) -> None:
     hooked.post("/sandbox/knobs", {"drop_events": ["payment.captured", "order.paid"]})
-    known = len(hooked.deliveries())
+    known = max((delivery["seq"] for delivery in hooked.deliveries()), default=0)
     hooked.pay(new_link(client))
 
     received = receiver.wait_for(2)
 
-    until(lambda: all(d["state"] != "pending" for d in hooked.deliveries()[known:]), "all deliveries settled")
-    assert names(received) == ["payment.authorized", "payment_link.paid"]
-    states = {delivery["event"]: delivery["state"] for delivery in hooked.deliveries()[known:]}
+    until(lambda: all(d["state"] != "pending" for d in hooked.deliveries(after=known)), "all deliveries settled")
+    assert sorted(names(received)) == ["payment.authorized", "payment_link.paid"]
+    states = {delivery["event"]: delivery["state"] for delivery in hooked.deliveries(after=known)}
     assert states == dict.fromkeys(FOUR, "delivered") | {"payment.captured": "dropped", "order.paid": "dropped"}
     assert len(receiver.received) == 2
 
@@ -169,6 +170,38 @@ def test_a_kill_keeps_payments_and_the_delivery_goes_on(own_sandbox: SandboxProc
     assert sorted(set(names(taken))) == sorted(FOUR)
     assert (refused.event_id, refused.body) in {(each.event_id, each.body) for each in taken}
     client.session.close()
+
+
+def test_a_kill_in_the_middle_of_payments_loses_none_that_was_acknowledged(
+    own_sandbox: SandboxProcess, receiver: Receiver
+) -> None:
+    client = Client(own_sandbox.url)
+    links = [new_link(client) for _ in range(200)]
+    client.session.close()
+    acknowledged: list[str] = []
+
+    def pay_until_it_dies() -> None:
+        with contextlib.suppress(requests.ConnectionError):
+            for link in links:
+                acknowledged.append(own_sandbox.pay(link)["payment"]["id"])
+
+    customers = threading.Thread(target=pay_until_it_dies)
+    customers.start()
+    until(lambda: len(acknowledged) >= 20, "some payments")
+    own_sandbox.end(signal.SIGKILL)
+    customers.join()
+    assert len(acknowledged) < len(links)
+    own_sandbox.start()
+
+    captured = {payment["id"] for payment in own_sandbox.ledger()["payments"] if payment["status"] == "captured"}
+    assert captured >= set(acknowledged)
+    # Whatever is in the ledger is told, all four events of it: the call that got no answer too.
+    until(lambda: all(d["state"] == "delivered" for d in own_sandbox.deliveries()), "all delivered")
+    told = Counter(
+        (envelope["event"], envelope["payload"]["payment"]["entity"]["id"])
+        for envelope in {each.event_id: document(each) for each in receiver.received}.values()
+    )
+    assert told == dict.fromkeys([(name, payment_id) for name in FOUR for payment_id in captured], 1)
 
 
 def test_a_day_of_failure_disables_the_webhook_until_a_person_enables_it(tmp_path: Path, receiver: Receiver) -> None:
