@@ -6,7 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,7 @@ def template_database(stack: Stack) -> Iterator[str]:
 class Parts:
     """What one test works on: its own database and its own topics."""
 
-    database_url: str
+    database_url: str = field(repr=False)
     bootstrap: str
     prefix: str
 

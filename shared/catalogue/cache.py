@@ -26,6 +26,8 @@ from shared.domain.meter import Aggregation, Meter, MeterIndex
 from shared.observability import logging, names
 from shared.runtime.settings import KafkaSettings
 
+REFRESH_S = 2.0
+
 log = logging.get(__name__)
 
 
@@ -38,6 +40,10 @@ class CatalogueCache:
         self.meters: MeterIndex = MeterIndex({})
         self.version = 0
         self.at_end = asyncio.Event()
+        self._position = 0
+        self._moved = asyncio.Condition()
+        self._refreshing: asyncio.Task[None] | None = None
+        self._consumer: tuple[AIOKafkaConsumer, TopicPartition] | None = None
         self._organisations: dict[str, OrganisationMessage] = {}
         self._meters: dict[tuple[str, int], Meter] = {}
 
@@ -65,6 +71,26 @@ class CatalogueCache:
     async def check(self) -> str | None:
         return None if self.at_end.is_set() else "the catalogue has not been read to its end yet"
 
+    async def refresh(self) -> None:
+        """Wait until everything that is in the topic now has been read (at most 2 s; callers share one wait).
+
+        For whoever meets an id it does not know: `khata catalogue apply` may have made it a moment ago.
+        """
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read_to_end())
+        await asyncio.shield(self._refreshing)
+
+    async def _read_to_end(self) -> None:
+        if self._consumer is None:
+            return
+        consumer, partition = self._consumer
+        try:
+            async with asyncio.timeout(REFRESH_S), self._moved:
+                end = (await consumer.end_offsets([partition]))[partition]
+                await self._moved.wait_for(lambda: self._position >= end)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("catalogue.refresh", error=str(error) or type(error).__name__)
+
     async def follow(self, settings: KafkaSettings, stop: asyncio.Event) -> None:
         """Read the topic from its beginning and keep reading. Raises BrokerAway, Misconfigured at start."""
         partition = TopicPartition(settings.names.topic(CATALOGUE), 0)
@@ -78,11 +104,13 @@ class CatalogueCache:
             consumer.assign([partition])
             await consumer.seek_to_beginning(partition)
             ends = await consumer.end_offsets([partition])
+            self._consumer = (consumer, partition)
             while not stop.is_set():
                 await self._read(consumer, partition, ends[partition])
         except KafkaError as error:
             raise Misconfigured(f"{partition.topic} cannot be read ({error}): run `khata topics apply`") from error
         finally:
+            self._consumer = None
             await consumer.stop()
 
     async def _read(self, consumer: AIOKafkaConsumer, partition: TopicPartition, end: int) -> None:
@@ -95,6 +123,9 @@ class CatalogueCache:
             return
         for record in fetched.get(partition, ()):
             self.learn(record.value)
+        async with self._moved:
+            self._position = position
+            self._moved.notify_all()
         if position >= end and not self.at_end.is_set():
             self.at_end.set()
             names.CATALOGUE_AT_END.set(1)

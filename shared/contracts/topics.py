@@ -49,17 +49,6 @@ USAGE_EVENTS = Topic(
     partitions=4,
     retention_ms=14 * DAY_MS,
 )
-USAGE_WINDOWS = Topic(
-    name="usage.windows.v1",
-    owner="aggregator",
-    producers=("aggregator",),
-    consumers=(),
-    key="window key",
-    value="current value and revision of a changed window",
-    partitions=4,
-    retention_ms=None,
-    compacted=True,
-)
 CATALOGUE = Topic(
     name="catalogue.v1",
     owner="catalogue",
@@ -105,7 +94,6 @@ PAYMENTS_WEBHOOKS = Topic(
 TOPICS: tuple[Topic, ...] = (
     USAGE_RAW,
     USAGE_EVENTS,
-    USAGE_WINDOWS,
     CATALOGUE,
     INVOICES,
     PAYMENTS,

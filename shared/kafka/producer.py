@@ -67,7 +67,7 @@ class Producer:
             async with asyncio.timeout(deadline_s):
                 producer = await self._ready()
                 acks = [
-                    await producer.send(message.topic, message.value, key=message.key, headers=message.headers)
+                    await producer.send(message.topic, message.value, key=message.key, headers=list(message.headers))
                     for message in messages
                 ]
                 done = await asyncio.gather(*acks)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import version
+from typing import TextIO
 
 import structlog
 
 VERSION = version("khata")
 
 
-def configure(service: str, level: str = "INFO", style: str = "json") -> None:
+def configure(service: str, level: str = "INFO", style: str = "json", stream: TextIO = sys.stdout) -> None:
     """Send structlog and the standard library's loggers (aiokafka, uvicorn) through one formatter."""
     stamps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -28,7 +29,7 @@ def configure(service: str, level: str = "INFO", style: str = "json") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=stamps,

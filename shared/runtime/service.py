@@ -18,13 +18,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from shared.domain.errors import Fatal, KhataError, Misconfigured, Retryable, Usage
 from shared.observability import health as health_module
 from shared.observability import logging
 from shared.observability.health import Health
 from shared.runtime.http import HttpServer
-from shared.runtime.settings import ProcessSettings
+from shared.runtime.settings import ProcessSettings, load
 
 DRAIN_DEADLINE_S = 25.0  # Kubernetes gives 30
 
@@ -57,12 +58,20 @@ def exit_code(error: BaseException) -> int:
             return EXIT_FAILURE
 
 
-def run_service(name: str, settings: ProcessSettings, run: Callable[[Process], Awaitable[None]]) -> int:
-    """Run one service to its end and return its exit code."""
-    logging.configure(name, settings.log_level, settings.log_format)
+P = TypeVar("P", bound=ProcessSettings)
+
+
+def main(name: str, settings: type[P], run: Callable[[P, Process], Awaitable[None]]) -> int:
+    """Run one service to its end and return its exit code. `run` may use TaskGroups freely."""
+    try:
+        loaded = load(settings)
+    except Misconfigured as error:
+        print(f"khata {name}: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    logging.configure(name, loaded.log_level, loaded.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_live(name, settings, run))
+            runner.run(_live(name, loaded, lambda process: run(loaded, process)))
     except KhataError as error:
         log.error("process.failed", error=str(error), kind=type(error).__name__)
         print(f"khata {name}: {error}", file=sys.stderr)
@@ -95,13 +104,28 @@ async def _live(name: str, settings: ProcessSettings, run: Callable[[Process], A
         if not work.done():
             log.error("process.drain_deadline", deadline_s=DRAIN_DEADLINE_S)
             os._exit(EXIT_FAILURE)  # safe: offsets move only with their effect
-        await work
+        await _unwrapped(work)
         if not process.stop.is_set():
             raise Fatal(f"{name} ended by itself; see its log")
     finally:
         stopping.cancel()
         await ops.stop()
     log.info("process.stopped")
+
+
+async def _unwrapped(work: asyncio.Future[None]) -> None:
+    """Of a group of errors raised together, the one that decides the exit code: the first raised on purpose."""
+    try:
+        await work
+    except BaseExceptionGroup as group:
+        known = group.subgroup(KhataError)
+        if known is None:
+            raise
+        raise _leaf(known) from group
+
+
+def _leaf(error: BaseException) -> BaseException:
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _on_signals(process: Process) -> None:

@@ -34,13 +34,16 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """As stored in usage.segment. `earliest` and `latest` are event times, None when nothing decoded."""
+    """One block of usage.segment; its dispositions are known only inside the transaction.
+
+    `earliest` and `latest` are event times, None when nothing could be decoded.
+    """
 
     topic: str
     partition: int
     first_offset: int
     last_offset: int
-    dispositions: tuple[Disposition, ...]
+    record_count: int
     earliest: datetime | None
     latest: datetime | None
     payload: bytes
@@ -52,13 +55,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[_Row]).decode
 
 
-def pack(
-    records: Sequence[Record],
-    dispositions: Sequence[Disposition],
-    times: Sequence[datetime | None],
-) -> Segment:
-    """One segment of records of one partition, in offset order, with as many dispositions and event times."""
-    assert records and len(records) == len(dispositions) == len(times)
+def pack(records: Sequence[Record], times: Sequence[datetime | None]) -> Segment:
+    """One segment of records of one partition, in offset order, with the event time of each."""
+    assert records and len(records) == len(times)
     rows = [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records]
     plain = _encode(rows)
     known = [time for time in times if time is not None]
@@ -67,7 +66,7 @@ def pack(
         partition=records[0].partition,
         first_offset=records[0].offset,
         last_offset=records[-1].offset,
-        dispositions=tuple(dispositions),
+        record_count=len(records),
         earliest=min(known, default=None),
         latest=max(known, default=None),
         payload=bytes(cramjam.zstd.compress(plain, level=ZSTD_LEVEL)),

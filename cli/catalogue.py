@@ -1,0 +1,135 @@
+"""`khata catalogue apply FILE`: organisations, projects, meters, keys; prices go to the invoicer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import typer
+import yaml
+
+from cli.output import Output, OutputOption, show, stderr, wait_for
+from services.invoicer.price_file import apply_prices
+from shared.audit.append import operator
+from shared.catalogue.apply import Applied, Change, apply_catalogue
+from shared.catalogue.file import CatalogueFile, read_catalogue
+from shared.catalogue.keys import PepperSettings
+from shared.contracts.topics import CATALOGUE
+from shared.domain.errors import BrokerAway, Usage
+from shared.kafka.producer import Producer
+from shared.postgres import outbox
+from shared.postgres.migrate import require_current
+from shared.postgres.pool import Database, direct_connection
+from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
+
+app = typer.Typer(help="Organisations, projects, meters, keys and prices.", no_args_is_help=True)
+
+DRAIN_S = 20.0
+
+
+class CatalogueSettings(KafkaSettings, DatabaseSettings, PepperSettings):
+    """What the command needs."""
+
+
+class _DryRun(Exception):
+    """Rolls the transaction back after everything was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an apply did: changes in order, and the text of each new key by `project/name`."""
+
+    changes: Sequence[Change]
+    secrets: dict[str, str] = field(repr=False)
+
+
+@app.callback()
+def group() -> None:
+    """Organisations, projects, meters, keys and prices."""
+
+
+@app.command("apply")
+def apply(
+    file: Path = typer.Argument(help="YAML file; see examples/catalogue.yaml"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="check and say what would change, change nothing"),
+    keys_out: Path | None = typer.Option(
+        None, "--keys-out", help="write new keys here (mode 0600) instead of showing them"
+    ),
+    output: Output = OutputOption,
+) -> None:
+    """Make the catalogue as the file says. Applying it twice changes nothing; a new key is shown once, now."""
+    if keys_out is not None and keys_out.exists():
+        raise Usage(f"{keys_out} exists: name a new file, keys are never overwritten")
+    outcome = wait_for(apply_file(load(CatalogueSettings), read_catalogue(file), dry_run=dry_run))
+    rows = [asdict(change) for change in outcome.changes]
+    if keys_out is not None and outcome.secrets:
+        _write_private(keys_out, outcome.secrets)
+        stderr.print(f"{len(outcome.secrets)} new key(s) written to {keys_out}")
+    elif outcome.secrets:
+        for row in rows:
+            row["key (shown once)"] = outcome.secrets.get(row["id"], "") if row["kind"] == "key" else ""
+    show(rows, output, title="dry run: nothing was changed" if dry_run else None)
+
+
+async def apply_file(settings: CatalogueSettings, file: CatalogueFile, *, dry_run: bool = False) -> Outcome:
+    """One transaction for all of it, then its outbox rows are drained. Raises Usage, DatabaseAway, BrokerAway."""
+    database = Database(settings, "khata_catalogue", "catalogue")
+    await database.open()
+    topic = settings.names.topic(CATALOGUE)
+    try:
+        async with database.connection() as connection:
+            await require_current(connection)
+        applied, prices = Applied(), []
+        try:
+            async with database.transaction() as connection:
+                applied = await apply_catalogue(connection, file, topic, settings.peppers, operator())
+                await connection.execute("SET LOCAL ROLE khata_invoicer")
+                prices = await apply_prices(connection, file.seller, file.prices, operator())
+                await connection.execute("SET LOCAL ROLE khata_catalogue")
+                if dry_run:
+                    raise _DryRun
+        except _DryRun:
+            return Outcome([*applied.changes, *prices], {})
+        await drain(settings, database, topic)
+        return Outcome([*applied.changes, *prices], applied.secrets)
+    finally:
+        await database.close()
+
+
+async def drain(settings: CatalogueSettings, database: Database, topic: str) -> None:
+    """Publish every pending row of the topic, or wait for the leader that does. Raises BrokerAway."""
+    producer = Producer(settings, "catalogue")
+    leader = await direct_connection(settings, "khata_catalogue", "catalogue-relay")
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while await _pending(database, topic):
+                if not await outbox.leadership(leader, topic):
+                    await asyncio.sleep(0.1)  # another apply drains right now
+                    continue
+                await outbox.relay_once(database, topic, producer.publish)
+    except TimeoutError:
+        raise BrokerAway(
+            f"the catalogue is stored, but {topic} could not be fed within {DRAIN_S:g} s: run the same command again"
+        ) from None
+    finally:
+        await leader.close()
+        await producer.stop()
+
+
+async def _pending(database: Database, topic: str) -> bool:
+    async with database.connection() as connection:
+        row = await (
+            await connection.execute(
+                "SELECT EXISTS (SELECT FROM messaging.outbox WHERE topic = %s AND published_at IS NULL)", (topic,)
+            )
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def _write_private(path: Path, secrets: dict[str, str]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        yaml.safe_dump({"keys": secrets}, file)

@@ -1,0 +1,173 @@
+"""`khata dev`: the whole product on this machine, for as long as one needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import typer
+import yaml
+
+from cli.catalogue import CatalogueSettings, apply_file
+from cli.output import stderr
+from cli.stack.running import Running, default_home, running
+from devstack import stack as devstack
+from devstack.home import Home, write_private
+from devstack.record import Record
+from shared.catalogue.file import parse_catalogue
+from shared.domain.errors import Fatal, Usage
+from shared.runtime.settings import load
+
+app = typer.Typer(help="A whole stack on this machine: Kafka, Postgres and every service as plain processes.")
+
+KEYS = "keys.yaml"
+DETACHED_READY_S = 180.0
+
+# What a developer needs to send a first event.
+CATALOGUE = {
+    "seller": {
+        "name": "Example Seller Pvt Ltd",
+        "gstin": "29AABCU9603R1ZJ",
+        "address": "Bengaluru 560001",
+        "series": "EX",
+    },
+    "organisations": [{"id": "example", "name": "Example Customer", "state_code": "29"}],
+    "projects": [{"id": "example-project", "organisation": "example"}],
+    "meters": [
+        {"id": "example_requests", "name": "API requests", "event_type": "example.request", "aggregation": "count"}
+    ],
+    "keys": [{"name": "first", "project": "example-project"}],
+    "prices": [{"meter": "example_requests", "per_unit": {"amount": "0.05"}, "description": "API requests"}],
+}
+
+
+@app.callback(invoke_without_command=True)
+def dev(
+    context: typer.Context,
+    detach: bool = typer.Option(False, "--detach", help="go on in the background; `khata dev stop` ends it"),
+) -> None:
+    """Start everything, print where it answers, and run until Ctrl-C."""
+    if context.invoked_subcommand is not None:
+        return
+    home = default_home()
+    if detach:
+        _detach(home)
+        return
+    with running(home, _report) as stack:
+        _welcome(stack)
+        if stack.shared:
+            return
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        stderr.print("Running. Ctrl-C ends it and keeps the data.")
+        ended.wait()
+        stderr.print("Stopping.")
+
+
+@app.command("stop")
+def stop() -> None:
+    """End the stack that runs in the background; the data stays."""
+    record = Record.load(Home.at(default_home()))
+    if record is None or not record.supervisor.alive():
+        stderr.print("nothing runs here")
+        return
+    os.kill(record.supervisor.pid, signal.SIGTERM)
+    end = time.monotonic() + 60
+    while record.supervisor.alive():
+        if time.monotonic() > end:
+            raise Fatal(
+                f"process {record.supervisor.pid} has not ended after 60 s; see its log in {default_home()}/logs"
+            )
+        time.sleep(0.1)
+    stderr.print("stopped; the data is kept (khata dev reset wipes it)")
+
+
+@app.command("reset")
+def reset(yes: bool = typer.Option(False, "--yes", help="do not ask")) -> None:
+    """Wipe all data of this home: events, invoices, payments, keys."""
+    home = default_home()
+    if not yes and not typer.confirm(f"Wipe everything in {home}?"):
+        raise Usage("nothing was wiped")
+    devstack.reset(home)
+    stderr.print(f"wiped {home}")
+
+
+def _welcome(stack: Running) -> None:
+    plan = stack.plan
+    key = _first_key(stack)
+    for name, log in sorted(stack.logs.items()):
+        stderr.print(f"  log of {name}: {log}", highlight=False, soft_wrap=True)
+    print(f"""
+ingest     {plan.ingest_url}/v1/events
+receiver   {plan.receiver_url}/webhooks/razorpay
+sandbox    {plan.sandbox_url}
+kafka      {plan.addresses.kafka_bootstrap}
+postgres   environment of the commands below: eval "$(khata dev env)"
+key        {key}
+
+curl {plan.ingest_url}/v1/events -H 'Authorization: Bearer {key}' \\
+  -H 'Content-Type: application/cloudevents+json' \\
+  -d '{{"specversion":"1.0","id":"1","source":"curl","type":"example.request","subject":"me","data":{{}}}}'
+""")
+
+
+@app.command("env")
+def env() -> None:
+    """Print the environment of the running stack as export lines (it holds secrets of this machine)."""
+    home = default_home()
+    record = Record.load(Home.at(home))
+    if record is None or not record.supervisor.alive():
+        raise Usage("nothing runs here: start it with `make up` or `khata dev`")
+    from cli.stack.services import Plan
+    from devstack.stack import Addresses
+
+    plan = Plan.of(
+        home, Addresses(record.kafka_bootstrap, record.database_url), os.environ.get("KAFKA_TOPIC_PREFIX", "")
+    )
+    for name, value in plan.environment().items():
+        print(f"export {name}='{value}'")
+
+
+def _first_key(stack: Running) -> str:
+    """The key of the example project; this machine keeps it, so that it can be shown again."""
+    path = stack.plan.home / KEYS
+    os.environ.update(stack.plan.environment())
+    outcome = asyncio.run(apply_file(load(CatalogueSettings), parse_catalogue(CATALOGUE, "the example catalogue")))
+    if outcome.secrets:
+        write_private(path, yaml.safe_dump({"keys": outcome.secrets}))
+    found = yaml.safe_load(path.read_text()) if path.exists() else {"keys": {}}
+    return str(found["keys"].get("example-project/first", "(made by another home; see `khata catalogue apply`)"))
+
+
+def _report(text: str) -> None:
+    stderr.print(text, highlight=False, soft_wrap=True)
+
+
+def _detach(home: Path) -> None:
+    place = Home.at(home)
+    place.logs.mkdir(exist_ok=True)
+    log = place.log("dev")
+    with log.open("wb") as out:
+        child = subprocess.Popen(  # noqa: S603 - our own command, again
+            [sys.executable, "-m", "cli", "dev"],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    end = time.monotonic() + DETACHED_READY_S
+    while b"curl " not in log.read_bytes():
+        if child.poll() is not None:
+            raise Fatal(f"it did not start:\n{log.read_text()[-2000:]}")
+        if time.monotonic() > end:
+            raise Fatal(f"it is not ready after {DETACHED_READY_S:g} s; see {log}")
+        time.sleep(0.2)
+    print(log.read_text().strip())
+    stderr.print("\nRunning in the background. `make down` ends it.")

@@ -1,0 +1,55 @@
+"""The `khata` command: composes the groups and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from shared.domain.errors import KhataError
+from shared.observability import logging
+from shared.runtime.service import exit_code
+
+app = typer.Typer(
+    name="khata",
+    help="Meter usage, invoice it with GST, collect through Razorpay, prove every number.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def compose() -> typer.Typer:
+    """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
+    from cli import catalogue, db, demo, dev, events, proof, run, topics
+    from services.invoicer.commands import app as invoices
+    from services.payments.commands import app as payments
+
+    app.add_typer(run.app, name="run")
+    app.add_typer(catalogue.app, name="catalogue")
+    app.add_typer(topics.app, name="topics")
+    app.add_typer(db.app, name="db")
+    app.add_typer(events.app, name="events")
+    app.add_typer(invoices, name="invoices")
+    app.add_typer(payments, name="payments")
+    app.add_typer(dev.app, name="dev")
+    app.command("demo")(demo.demo)
+    app.command("proof")(proof.proof)
+    return app
+
+
+def main() -> None:
+    """Exit codes: 0, 1 failure, 2 usage, 69 dependency away, 78 configuration."""
+    if len(sys.argv) >= 3 and sys.argv[1] == "run" and not sys.argv[2].startswith("-"):
+        from cli.run import run_service
+
+        raise SystemExit(run_service(sys.argv[2]))  # a service tells its own errors in its own log
+    logging.configure("cli", os.environ.get("LOG_LEVEL", "WARNING"), "console", stream=sys.stderr)
+    try:
+        compose()()
+    except KhataError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]khata:[/red] {escape(str(error))}", highlight=False)
+        raise SystemExit(exit_code(error)) from None

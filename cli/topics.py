@@ -1,0 +1,43 @@
+"""`khata topics apply`: create and check the topics of the list."""
+
+from __future__ import annotations
+
+import typer
+
+from cli.output import Output, OutputOption, show, wait_for
+from shared.kafka import topics
+from shared.runtime.settings import KafkaSettings, ProcessSettings, load
+
+app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
+
+
+class TopicsSettings(ProcessSettings, KafkaSettings):
+    """What the command needs."""
+
+
+@app.callback()
+def group() -> None:
+    """Kafka topics."""
+
+
+@app.command("apply")
+def apply(
+    dry_run: bool = typer.Option(False, "--dry-run", help="say what would be done"), output: Output = OutputOption
+) -> None:
+    """Create what is missing and tell what differs; never shrinks or deletes."""
+    settings = load(TopicsSettings)
+    states = wait_for(topics.apply(settings, dev=settings.dev, dry_run=dry_run))
+    show(
+        [
+            {
+                "topic": state.name,
+                "partitions": state.partitions,
+                "outcome": state.outcome,
+                "differences": "; ".join(state.differences),
+            }
+            for state in states
+        ],
+        output,
+    )
+    if any(state.outcome == "differs" for state in states):
+        raise typer.Exit(1)

@@ -1,0 +1,52 @@
+"""Wire the aggregator: database, producer, consumer loop, relay of its dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.aggregator.apply import Aggregator
+from services.aggregator.settings import AggregatorSettings
+from shared.contracts.topics import USAGE_EVENTS, dead_letter
+from shared.kafka import topics
+from shared.kafka.consumer import ConsumerLoop
+from shared.kafka.producer import Producer
+from shared.kafka.relay import relay
+from shared.postgres.migrate import require_current
+from shared.postgres.pool import Database, Role
+from shared.runtime import service
+from shared.runtime.service import Process
+
+ROLE: Role = "khata_aggregator"
+
+
+async def run(settings: AggregatorSettings, process: Process) -> None:
+    """Apply batches until stopped; the batch in flight is finished first."""
+    database = Database(settings, ROLE, "aggregator")
+    producer = Producer(settings, f"aggregator-{settings.instance}")
+    await database.open()
+    try:
+        async with database.connection() as connection:
+            await require_current(connection)
+        await topics.require(settings, (USAGE_EVENTS, dead_letter(USAGE_EVENTS)))
+        await producer.start()
+        group = settings.names.group("aggregator")
+        loop = ConsumerLoop(
+            settings,
+            group=group,
+            instance=settings.instance,
+            topics=[settings.names.topic(USAGE_EVENTS)],
+            handler=Aggregator(database, producer, group),
+            limits=settings.limits,
+        )
+        process.health.checks |= {"database": database.check, "kafka": producer.check, "consumer": loop.check}
+        rejects = settings.names.topic(dead_letter(USAGE_EVENTS))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(loop.run(process.stop))
+            tasks.create_task(relay(settings, database, producer, [rejects], process.stop, role=ROLE))
+    finally:
+        await producer.stop()
+        await database.close()
+
+
+def main() -> int:
+    return service.main("aggregator", AggregatorSettings, run)
