@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from devstack.identity import Identity
 from devstack.processes import end_leftover
 from shared.domain.errors import Fatal
 
+SETTLE_S = 0.15
+LOSS_S = 1.0
 LEFTOVER_S = 20.0  # what the kernel has told to end by now is writing its last checkpoint
 
 
@@ -49,17 +52,26 @@ class Record:
 
 
 def running(home: Home) -> Record | None:
-    """The live stack of this home. Raises Fatal when its supervisor lives but has lost a server."""
-    record = Record.load(home)
-    if record is None or not record.supervisor.alive():
-        return None
-    for name, server in record.servers.items():
-        if not server.identity.alive():
+    """The live stack of this home. Raises Fatal when its supervisor lives but has lost a server.
+
+    A process that has just been killed looks alive until it gets the processor once more, so a first look proves
+    nothing: life must be seen again `SETTLE_S` later, and a loss must last `LOSS_S`."""
+    began = time.monotonic()
+    while True:
+        record = Record.load(home)
+        if record is None or not record.supervisor.alive():
+            return None
+        lost = [(name, server) for name, server in record.servers.items() if not server.identity.alive()]
+        waited_s = time.monotonic() - began
+        if not lost and waited_s >= SETTLE_S:
+            return record
+        if lost and waited_s >= LOSS_S:
+            name, server = lost[0]
             raise Fatal(
                 f"process {record.supervisor.pid} runs the stack of {home.root} but its {name} has ended; "
                 f"stop that process and start again. Its log: {server.log}"
             )
-    return record
+        time.sleep(0.02)
 
 
 def services_supervisor(home: Home) -> Identity | None:

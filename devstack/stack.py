@@ -200,10 +200,11 @@ class _Start:
         self.ports = self.home.ports(
             (*(kafka.PORTS if kafka_tools else ()), *(postgres.PORTS if postgres_tools else ()))
         )
+        # First, because it refuses what another account made: before the broker has written to it.
+        folder = postgres_place.settle(self.home, postgres_tools.account, self.report) if postgres_tools else None
         broker = kafka.Kafka.of(self.home, kafka_tools, self.machine.environ) if kafka_tools else None
         broker_child = self._keep(broker.launch(self.ports, self.report)) if broker else None
-        if postgres_tools:
-            folder = postgres_place.settle(self.home, postgres_tools.account, self.report)
+        if postgres_tools and folder:
             server = postgres.Postgres.of(self.home, postgres_tools, folder, self.machine.environ)
             server_child = self._keep(server.launch(self.ports["postgres"]))
             database_url = server.wait_ready(server_child, self.ports["postgres"])

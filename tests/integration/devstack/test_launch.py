@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from devstack.identity import command_line
 from devstack.processes import LAUNCH, Child, ChildEnded, Command, run, spawn
+
+from .conftest import wait_until
 
 
 def launch(parent: int, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -44,8 +47,11 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_a_child_lives_on_when_the_thread_that_asked_for_it_ends(tmp_path: Path) -> None:
     command = Command("sleeper", ("sleep", "600"), tmp_path / "sleeper.log", dict(os.environ))
     started: list[Child] = []
-    thread = threading.Thread(target=lambda: started.append(spawn(command)))
+    may_end = threading.Event()
+    thread = threading.Thread(target=lambda: (started.append(spawn(command)), may_end.wait()))
     thread.start()
+    wait_until(lambda: bool(started) and command_line(started[0].pid).startswith("sleep"), "it runs")
+    may_end.set()
     thread.join()
     try:
         assert started[0].wait(0.3) is None
