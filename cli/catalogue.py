@@ -11,7 +11,6 @@ from pathlib import Path
 import typer
 import yaml
 
-from cli.output import Output, OutputOption, show, stderr, wait_for
 from services.invoicer.price_file import apply_prices
 from shared.audit.append import operator
 from shared.catalogue.apply import Applied, Change, apply_catalogue
@@ -23,6 +22,7 @@ from shared.kafka.producer import Producer
 from shared.postgres import outbox
 from shared.postgres.migrate import require_current
 from shared.postgres.pool import Database, direct_connection
+from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
 from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
 
 app = typer.Typer(help="Organisations, projects, meters, keys and prices.", no_args_is_help=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from cli.output import Output, OutputOption, show
 from shared.postgres.migrate import migrate
+from shared.runtime.output import Output, OutputOption, show
 from shared.runtime.settings import DatabaseSettings, load
 
 app = typer.Typer(help="The database schema.", no_args_is_help=True)

@@ -15,13 +15,13 @@ import typer
 import yaml
 
 from cli.catalogue import CatalogueSettings, apply_file
-from cli.output import stderr
 from cli.stack.running import Running, default_home, running
 from devstack import stack as devstack
 from devstack.home import Home, write_private
 from devstack.record import Record
 from shared.catalogue.file import parse_catalogue
 from shared.domain.errors import Fatal, Usage
+from shared.runtime.output import stderr
 from shared.runtime.settings import load
 
 app = typer.Typer(help="A whole stack on this machine: Kafka, Postgres and every service as plain processes.")

@@ -24,7 +24,8 @@ app = typer.Typer(
 
 def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
-    from cli import catalogue, db, demo, dev, events, proof, run, topics
+    from cli import catalogue, db, demo, dev, proof, run, topics
+    from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
 
@@ -32,7 +33,7 @@ def compose() -> typer.Typer:
     app.add_typer(catalogue.app, name="catalogue")
     app.add_typer(topics.app, name="topics")
     app.add_typer(db.app, name="db")
-    app.add_typer(events.app, name="events")
+    app.add_typer(events, name="events")
     app.add_typer(invoices, name="invoices")
     app.add_typer(payments, name="payments")
     app.add_typer(dev.app, name="dev")

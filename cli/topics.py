@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from cli.output import Output, OutputOption, show, wait_for
 from shared.kafka import topics
+from shared.runtime.output import Output, OutputOption, show, wait_for
 from shared.runtime.settings import KafkaSettings, ProcessSettings, load
 
 app = typer.Typer(help="Kafka topics.", no_args_is_help=True)

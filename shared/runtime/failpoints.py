@@ -1,8 +1,9 @@
 """Named places where a test or the demo may hold a process, to kill it exactly there.
 
-Off unless `KHATA_FAILPOINTS_DIR` names a folder. Whoever wants a hit creates `<point>.armed` in it;
-the first process that reaches the point renames it to `<point>.hit-<pid>` and waits there until it
-is killed (or 10 s, so that a forgotten hit does not stop a stack for ever).
+Off unless `KHATA_FAILPOINTS_DIR` names a folder. Whoever wants a hit creates `<point>.armed` in it
+(holding a pid, when only that process is meant); the first process that reaches the point renames it to
+`<point>.hit-<pid>` and waits there until it is killed (or 10 s, so that a forgotten hit does not stop a
+stack for ever).
 """
 
 from __future__ import annotations
@@ -39,8 +40,29 @@ async def failpoint(name: str) -> None:
     armed = Path(_folder) / f"{name}.armed"
     hit = armed.with_name(f"{name}.hit-{os.getpid()}")
     try:
+        if armed.read_text() not in ("", str(os.getpid())):
+            return
         armed.rename(hit)
     except FileNotFoundError:
         return
     await asyncio.sleep(HOLD_S)
     hit.unlink(missing_ok=True)
+
+
+async def hit(folder: Path, name: str, pid: int | None = None, deadline_s: float = 20.0) -> int:
+    """Arm a failpoint and wait for the hit; returns the pid that is held. Raises TimeoutError."""
+    arm(folder, name, pid)
+    async with asyncio.timeout(deadline_s):
+        while True:
+            for found in folder.glob(f"{name}.hit-*"):
+                found.unlink(missing_ok=True)
+                return int(found.name.rpartition("-")[2])
+            await asyncio.sleep(0.01)
+
+
+def arm(folder: Path, name: str, pid: int | None = None) -> Path:
+    """Arm a failpoint for any process, or for one."""
+    assert name in POINTS, f"{name} is not in the list of failpoints"
+    new = folder / f"{name}.new"
+    new.write_text("" if pid is None else str(pid))
+    return new.rename(folder / f"{name}.armed")

@@ -1,0 +1,88 @@
+"""Import one file: stream rows, send batches, tell what was refused and where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from services.ingest.client import IngestClient
+from services.ingest.importing.mapping import Mapping
+from services.ingest.importing.rows import Events, rows
+from shared.domain.errors import Usage
+
+BATCH_EVENTS = 500
+IN_FLIGHT = 4
+SHOWN_REFUSALS = 20
+
+Progress = Callable[[int], None]
+"""Told how many bytes of the file were read so far."""
+
+
+@dataclass
+class Imported:
+    """`refused` holds (line, code, message) of the first refusals; `rejected` counts all."""
+
+    rows: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    refused: list[tuple[int, str, str]] = field(default_factory=list)
+
+
+async def import_file(
+    path: Path,
+    mapping: Mapping,
+    events: Events,
+    client: IngestClient,
+    progress: Progress = lambda _: None,
+    sent: Callable[[list[bytes]], None] = lambda _: None,
+) -> Imported:
+    """Send every row of the file. `sent` is told each batch once it was answered.
+
+    Raises Usage for a file that is not what the mapping says, before or while sending: what was sent stays,
+    and importing the mended file again counts only what is new.
+    """
+    done = Imported()
+    room = asyncio.Semaphore(IN_FLIGHT)
+
+    async def send(lines: list[int], batch: list[bytes]) -> None:
+        try:
+            answer = await client.send(batch)
+        finally:
+            room.release()
+        sent(batch)
+        done.accepted += answer.accepted
+        done.rejected += len(answer.refused)
+        for index, code, message in answer.refused[: SHOWN_REFUSALS - len(done.refused)]:
+            done.refused.append((lines[index], code, message))
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            async with asyncio.TaskGroup() as tasks:
+                for lines, batch in _batches(file, mapping, events):
+                    await room.acquire()
+                    done.rows += len(batch)
+                    tasks.create_task(send(lines, batch))
+                    progress(file.buffer.tell())
+    except OSError as error:
+        raise Usage(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Usage(f"{path} is not UTF-8 text: {error.reason}") from None
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    return done
+
+
+def _batches(file: TextIO, mapping: Mapping, events: Events) -> Iterator[tuple[list[int], list[bytes]]]:
+    lines: list[int] = []
+    batch: list[bytes] = []
+    for row in rows(file, mapping):
+        lines.append(row.line)
+        batch.append(events.event(row))
+        if len(batch) == BATCH_EVENTS:
+            yield lines, batch
+            lines, batch = [], []
+    if batch:
+        yield lines, batch
