@@ -34,6 +34,7 @@ INTENTS = Counter("khata_intents", "Attempts at the outside world by outcome", [
 
 # Invoicer
 INVOICE_ATTEMPTS = Counter("khata_invoice_attempts", "created, replayed, lost_race, refused, parked", ["outcome"])
+INVOICE_CASES = Gauge("khata_invoice_cases_open", "Cases of invoices that wait for a person", ["class"])
 INVOICES_VERIFIED = Counter("khata_invoices_verified", "Recomputed from segments: equal or drift", ["outcome"])
 
 # Payments

@@ -26,6 +26,14 @@ CREATE TABLE billing.price (
     UNIQUE NULLS NOT DISTINCT (item, organisation_id, valid_from)
 );
 
+-- One row per organisation and month, locked first by whoever drafts its invoice.
+CREATE TABLE billing.period (
+    organisation_id text NOT NULL REFERENCES catalogue.organisation (id),
+    year integer NOT NULL,
+    month integer NOT NULL CHECK (month BETWEEN 1 AND 12),
+    PRIMARY KEY (organisation_id, year, month)
+);
+
 CREATE TABLE billing.invoice (
     id uuid PRIMARY KEY,
     organisation_id text NOT NULL REFERENCES catalogue.organisation (id),
@@ -43,13 +51,14 @@ CREATE TABLE billing.invoice (
     content_text text NOT NULL,          -- its exact canonical bytes, what the hash is over
     content_sha256 bytea NOT NULL,
     engine_version text NOT NULL,
-    number text,
+    number text CHECK (number ~ '^[A-Z1-9][A-Z0-9/-]{0,15}$'), -- CGST Rule 46(b): at most 16 characters
     issued_on date,
     created_at timestamptz NOT NULL DEFAULT now(),
     finalized_at timestamptz,
     cancelled_at timestamptz,
     CONSTRAINT total_adds_up CHECK (total_minor = subtotal_minor - discount_minor + tax_minor),
-    CONSTRAINT number_once_finalized CHECK ((state = 'draft') = (number IS NULL) OR state = 'cancelled')
+    CONSTRAINT number_once_finalized CHECK ((state = 'draft') = (number IS NULL) OR state = 'cancelled'),
+    CONSTRAINT number_has_date CHECK ((number IS NULL) = (issued_on IS NULL))
 );
 -- R2.1: at most one invoice that stands per organisation and month.
 CREATE UNIQUE INDEX one_monthly_invoice ON billing.invoice (organisation_id, year, month)
@@ -61,14 +70,20 @@ CREATE TABLE billing.invoice_line (
     position integer NOT NULL,
     item text NOT NULL,
     description text NOT NULL,
-    sac text NOT NULL,
+    sac text,                            -- null for an informational line, which is no supply
+    first_day date NOT NULL,             -- local days on which its price holds, both inclusive
+    last_day date NOT NULL,
     quantity numeric NOT NULL,
     unit text NOT NULL,
     billable boolean NOT NULL,
     price_id bigint REFERENCES billing.price (id),
     exact_amount numeric(38, 12) NOT NULL,
-    amount_minor bigint NOT NULL,
-    PRIMARY KEY (invoice_id, position)
+    amount_minor bigint NOT NULL CHECK (amount_minor >= 0),
+    PRIMARY KEY (invoice_id, position),
+    CHECK (billable = (price_id IS NOT NULL)),
+    CHECK (billable = (sac IS NOT NULL)),
+    CHECK (billable OR amount_minor = 0),
+    CHECK (first_day <= last_day)
 );
 
 CREATE TABLE billing.invoice_tax (
@@ -86,6 +101,7 @@ CREATE TABLE billing.number_series (
     series text NOT NULL,
     financial_year text NOT NULL,
     next_number integer NOT NULL DEFAULT 1 CHECK (next_number > 0),
+    last_issued_on date NOT NULL,        -- dates of a series never go back while its numbers go up
     PRIMARY KEY (gstin, series, financial_year)
 );
 
@@ -98,6 +114,16 @@ CREATE TABLE billing.idempotency (
     retired_at timestamptz
 );
 CREATE UNIQUE INDEX idempotency_standing ON billing.idempotency (key) WHERE retired_at IS NULL;
+
+-- R2.5: every attempt to make an invoice, for the counters of the long-running process (a command is gone
+-- before anything could read its own).
+CREATE TABLE billing.attempt (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text NOT NULL,
+    outcome text NOT NULL CHECK (outcome IN ('created', 'replayed', 'lost_race', 'refused', 'parked')),
+    actor text NOT NULL,
+    attempted_at timestamptz NOT NULL DEFAULT now()
+);
 
 -- Something that needs a person.
 CREATE TABLE billing.case (
@@ -112,10 +138,13 @@ CREATE TABLE billing.case (
 );
 CREATE UNIQUE INDEX case_open ON billing.case (class, object_id) WHERE closed_at IS NULL;
 
--- Once finalized, an invoice and its parts never change.
+-- Once finalized, an invoice and its parts never change. What is finalized adds up, whoever wrote it.
 CREATE FUNCTION billing.keep_finalized() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    of_lines bigint;
+    of_taxes bigint;
 BEGIN
-    IF TG_OP = 'DELETE' THEN
+    IF TG_OP <> 'UPDATE' THEN
         RAISE EXCEPTION 'invoices are never deleted; cancel it' USING ERRCODE = 'insufficient_privilege';
     END IF;
     IF OLD.state <> 'draft' AND (to_jsonb(NEW) - '{state,cancelled_at}'::text[])
@@ -129,32 +158,59 @@ BEGIN
         RAISE EXCEPTION 'an invoice cannot go from % to %', OLD.state, NEW.state
             USING ERRCODE = 'insufficient_privilege';
     END IF;
+    IF OLD.state = 'draft' AND NEW.state = 'finalized' THEN
+        SELECT coalesce(sum(amount_minor), 0) INTO of_lines FROM billing.invoice_line WHERE invoice_id = NEW.id;
+        SELECT coalesce(sum(amount_minor), 0) INTO of_taxes FROM billing.invoice_tax WHERE invoice_id = NEW.id;
+        IF of_lines <> NEW.subtotal_minor OR of_taxes <> NEW.tax_minor THEN
+            RAISE EXCEPTION 'invoice %: lines sum to % and taxes to %, but it says % and %',
+                NEW.id, of_lines, of_taxes, NEW.subtotal_minor, NEW.tax_minor USING ERRCODE = 'check_violation';
+        END IF;
+    END IF;
     RETURN NEW;
 END
 $$;
 CREATE TRIGGER invoice_keep_finalized BEFORE UPDATE OR DELETE ON billing.invoice
     FOR EACH ROW EXECUTE FUNCTION billing.keep_finalized();
+CREATE TRIGGER invoice_keep_all BEFORE TRUNCATE ON billing.invoice
+    FOR EACH STATEMENT EXECUTE FUNCTION billing.keep_finalized();
 
 CREATE FUNCTION billing.keep_parts() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    of_invoice record;
 BEGIN
-    IF EXISTS (SELECT FROM billing.invoice
-               WHERE id = coalesce(NEW.invoice_id, OLD.invoice_id) AND state <> 'draft') THEN
-        RAISE EXCEPTION 'the parts of a finalized invoice never change' USING ERRCODE = 'insufficient_privilege';
+    IF TG_OP = 'TRUNCATE' THEN
+        RAISE EXCEPTION 'the parts of invoices are never deleted' USING ERRCODE = 'insufficient_privilege';
     END IF;
+    -- Both sides: a part must not leave a finalized invoice either. The lock waits for a finalization in flight.
+    FOR of_invoice IN
+        SELECT state FROM billing.invoice WHERE id IN (OLD.invoice_id, NEW.invoice_id) ORDER BY id FOR SHARE
+    LOOP
+        IF of_invoice.state <> 'draft' THEN
+            RAISE EXCEPTION 'the parts of a finalized invoice never change' USING ERRCODE = 'insufficient_privilege';
+        END IF;
+    END LOOP;
     RETURN coalesce(NEW, OLD);
 END
 $$;
 CREATE TRIGGER line_keep_finalized BEFORE INSERT OR UPDATE OR DELETE ON billing.invoice_line
     FOR EACH ROW EXECUTE FUNCTION billing.keep_parts();
+CREATE TRIGGER line_keep_all BEFORE TRUNCATE ON billing.invoice_line
+    FOR EACH STATEMENT EXECUTE FUNCTION billing.keep_parts();
 CREATE TRIGGER tax_keep_finalized BEFORE INSERT OR UPDATE OR DELETE ON billing.invoice_tax
     FOR EACH ROW EXECUTE FUNCTION billing.keep_parts();
+CREATE TRIGGER tax_keep_all BEFORE TRUNCATE ON billing.invoice_tax
+    FOR EACH STATEMENT EXECUTE FUNCTION billing.keep_parts();
 CREATE TRIGGER price_immutable BEFORE UPDATE OR DELETE ON billing.price
     FOR EACH ROW EXECUTE FUNCTION audit.refuse_change();
 
 GRANT USAGE ON SCHEMA billing TO khata_invoicer, khata_payments, khata_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA billing TO khata_invoicer, khata_reader;
 GRANT SELECT ON billing.invoice TO khata_payments;
-GRANT INSERT, UPDATE ON billing.seller, billing.invoice, billing.number_series, billing.idempotency, billing.case
-    TO khata_invoicer;
-GRANT INSERT ON billing.price TO khata_invoicer;
-GRANT INSERT, DELETE ON billing.invoice_line, billing.invoice_tax TO khata_invoicer;
+GRANT INSERT, UPDATE ON billing.seller, billing.number_series TO khata_invoicer;
+GRANT INSERT ON billing.price, billing.period, billing.invoice, billing.invoice_line, billing.invoice_tax,
+    billing.idempotency, billing.attempt, billing.case TO khata_invoicer;
+GRANT UPDATE (year) ON billing.period TO khata_invoicer; -- for SELECT ... FOR UPDATE; nothing updates it
+GRANT UPDATE (state, content, content_text, content_sha256, number, issued_on, finalized_at, cancelled_at)
+    ON billing.invoice TO khata_invoicer;
+GRANT UPDATE (retired_at) ON billing.idempotency TO khata_invoicer;
+GRANT UPDATE (evidence, proposed_action, closed_at) ON billing.case TO khata_invoicer;

@@ -1,0 +1,3 @@
+from services.invoicer.app import main
+
+raise SystemExit(main())
