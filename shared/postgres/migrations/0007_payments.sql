@@ -29,13 +29,28 @@ CREATE TABLE payments.payment (
     method text,
     fee_minor bigint,                    -- Razorpay's fee, GST on it included
     tax_minor bigint,
-    organisation_id text,                -- once it is known whose it is
+    refunded_minor bigint NOT NULL DEFAULT 0, -- given back so far
+    organisation_id text,                -- whose it is, once it is posted
     invoice_id uuid,
+    posted_at timestamptz,               -- when the ledger got its capture; null: not captured, or parked with a case
     first_seen_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX payment_by_order ON payments.payment (order_id);
 CREATE INDEX payment_by_link ON payments.payment (link_id);
+CREATE INDEX payment_by_invoice ON payments.payment (invoice_id);
+
+-- What webhooks say of a link, ours or not: a webhook may come before the answer that tells us the link's id.
+CREATE TABLE payments.link_fact (
+    link_id text PRIMARY KEY,            -- plink_...
+    order_id text,
+    status text NOT NULL,
+    rank integer NOT NULL,               -- created < partially_paid < expired, cancelled < paid
+    amount_minor bigint NOT NULL,
+    amount_paid_minor bigint NOT NULL,
+    first_seen_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
 
 -- What does not match is a case with a class, never a guess.
 CREATE TABLE payments.case (
@@ -52,4 +67,4 @@ CREATE UNIQUE INDEX case_open ON payments.case (class, object_id) WHERE closed_a
 
 GRANT USAGE ON SCHEMA payments TO khata_payments, khata_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA payments TO khata_payments, khata_reader;
-GRANT INSERT, UPDATE ON payments.link, payments.payment, payments.case TO khata_payments;
+GRANT INSERT, UPDATE ON payments.link, payments.link_fact, payments.payment, payments.case TO khata_payments;
