@@ -30,21 +30,13 @@ KEYS = "keys.yaml"
 DETACHED_READY_S = 180.0
 
 # What a developer needs to send a first event.
-CATALOGUE = {
-    "seller": {
-        "name": "Example Seller Pvt Ltd",
-        "gstin": "29AABCU9603R1ZJ",
-        "address": "Bengaluru 560001",
-        "series": "EX",
-    },
-    "organisations": [{"id": "example", "name": "Example Customer", "state_code": "29"}],
-    "projects": [{"id": "example-project", "organisation": "example"}],
-    "meters": [
-        {"id": "example_requests", "name": "API requests", "event_type": "example.request", "aggregation": "count"}
-    ],
-    "keys": [{"name": "first", "project": "example-project"}],
-    "prices": [{"meter": "example_requests", "per_unit": {"amount": "0.05"}, "description": "API requests"}],
-}
+CATALOGUE = """
+organisations: [{id: example, name: Example Customer, state_code: "29"}]
+projects: [{id: example-project, organisation: example}]
+meters: [{id: example_requests, name: API requests, event_type: example.request, aggregation: count, unit: request}]
+keys: [{name: first, project: example-project}]
+prices: [{meter: example_requests, per_unit: {amount: "0.05"}, description: API requests}]
+"""
 
 
 @app.callback(invoke_without_command=True)
@@ -139,7 +131,9 @@ def _first_key(stack: Running) -> str:
     """The key of the example project; this machine keeps it, so that it can be shown again."""
     path = stack.plan.home / KEYS
     os.environ.update(stack.plan.environment())
-    outcome = asyncio.run(apply_file(load(CatalogueSettings), parse_catalogue(CATALOGUE, "the example catalogue")))
+    outcome = asyncio.run(
+        apply_file(load(CatalogueSettings), parse_catalogue(yaml.safe_load(CATALOGUE), "the example catalogue"))
+    )
     if outcome.secrets:
         write_private(path, yaml.safe_dump({"keys": outcome.secrets}))
     found = yaml.safe_load(path.read_text()) if path.exists() else {"keys": {}}

@@ -24,7 +24,8 @@ app = typer.Typer(
 
 def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
-    from cli import catalogue, db, demo, dev, proof, run, topics
+    from cli import catalogue, db, dev, run, topics
+    from cli.demo.command import demo, proof
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
@@ -37,8 +38,8 @@ def compose() -> typer.Typer:
     app.add_typer(invoices, name="invoices")
     app.add_typer(payments, name="payments")
     app.add_typer(dev.app, name="dev")
-    app.command("demo")(demo.demo)
-    app.command("proof")(proof.proof)
+    app.command("demo")(demo)
+    app.command("proof")(proof)
     return app
 
 
