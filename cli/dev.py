@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from cli.catalogue import CatalogueSettings, apply_file
-from cli.stack.running import Running, default_home, running
+from cli.stack.running import Running, default_home, plan_of_running, running
 from devstack import stack as devstack
 from devstack.home import Home, write_private
 from devstack.record import Record
@@ -101,7 +101,7 @@ ingest     {plan.ingest_url}/v1/events
 receiver   {plan.receiver_url}/webhooks/razorpay
 sandbox    {plan.sandbox_url}
 kafka      {plan.addresses.kafka_bootstrap}
-postgres   environment of the commands below: eval "$(khata dev env)"
+postgres   127.0.0.1 (khata commands in this folder find it; for other programs: eval "$(khata dev env)")
 key        {key}
 
 curl {plan.ingest_url}/v1/events -H 'Authorization: Bearer {key}' \\
@@ -113,16 +113,9 @@ curl {plan.ingest_url}/v1/events -H 'Authorization: Bearer {key}' \\
 @app.command("env")
 def env() -> None:
     """Print the environment of the running stack as export lines (it holds secrets of this machine)."""
-    home = default_home()
-    record = Record.load(Home.at(home))
-    if record is None or not record.supervisor.alive():
+    plan = plan_of_running(default_home())
+    if plan is None:
         raise Usage("nothing runs here: start it with `make up` or `khata dev`")
-    from cli.stack.services import Plan
-    from devstack.stack import Addresses
-
-    plan = Plan.of(
-        home, Addresses(record.kafka_bootstrap, record.database_url), os.environ.get("KAFKA_TOPIC_PREFIX", "")
-    )
     for name, value in plan.environment().items():
         print(f"export {name}='{value}'")
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.stack.running import adopt
 from shared.domain.errors import KhataError
 from shared.observability import logging
 from shared.runtime.service import exit_code
@@ -51,6 +52,7 @@ def main() -> None:
         raise SystemExit(run_service(sys.argv[2]))  # a service tells its own errors in its own log
     logging.configure("cli", os.environ.get("LOG_LEVEL", "WARNING"), "console", stream=sys.stderr)
     try:
+        adopt()
         compose()()
     except KhataError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]khata:[/red] {escape(str(error))}", highlight=False)

@@ -43,24 +43,28 @@ class Killer:
     running: Running
     killed: list[tuple[str, str]] = field(default_factory=list)
 
-    async def kill(self, service: str, point: str) -> None:
-        """Hold the service at the point, kill it there, wait until its successor is ready.
-
-        The caller makes it reach the point meanwhile. Raises Fatal when it never gets there.
-        """
+    async def arm(self, service: str, point: str) -> int:
+        """Arm the point for the service's present process, once that is ready; returns its pid."""
         pid = await self._ready(service)
+        failpoints.arm(self.running.plan.failpoints, point, pid)
+        return pid
+
+    async def kill(self, service: str, point: str, pid: int) -> None:
+        """Wait until the process is held at the armed point, kill it there, wait for its successor.
+
+        Raises Fatal when it never gets there.
+        """
         try:
-            await failpoints.hit(self.running.plan.failpoints, point, pid, deadline_s=READY_S)
+            await failpoints.held(self.running.plan.failpoints, point, deadline_s=READY_S)
         except TimeoutError:
             raise Fatal(f"{service} did not reach {point} within {READY_S:g} s") from None
         self.end(service, point, pid)
         await self._ready(service, after=pid)
 
     async def kill_during(self, service: str, point: str, work: Awaitable[object]) -> None:
-        """`kill`, while `work` keeps the service busy; returns when both are done."""
-        killing = asyncio.create_task(self.kill(service, point))
-        await asyncio.sleep(0.05)  # armed before the work begins
-        await asyncio.gather(killing, work)
+        """Kill while `work` keeps the service busy; returns when the successor is ready and the work is done."""
+        pid = await self.arm(service, point)
+        await asyncio.gather(self.kill(service, point, pid), work)
 
     def end(self, name: str, point: str, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)

@@ -23,8 +23,8 @@ seller:
   address: 4th Floor, 12 Residency Road, Bengaluru 560025
   series: KH
 organisations:
-  - {id: SAME, name: Same State Customer, gstin: 29AACCR7832C1ZD, address: Sayyaji Rao Road, Mysuru 570001}
-  - {id: OTHER, name: Other State Customer, gstin: 27AAPFU0939F1ZV, address: FC Road, Pune 411004}
+  - {id: SAME, name: Same State Customer, gstin: 29AACCR7832C1ZD, address: "Sayyaji Rao Road, Mysuru 570001"}
+  - {id: OTHER, name: Other State Customer, gstin: 27AAPFU0939F1ZV, address: "FC Road, Pune 411004"}
 projects:
   - {id: SAME-app, organisation: SAME}
   - {id: OTHER-app, organisation: OTHER}

@@ -241,16 +241,16 @@ async def _close(run: Run) -> None:
     if not run.options.kill:
         await _run_close(run)
         return
-    armed = asyncio.create_task(failpoints.hit(run.running.plan.failpoints, CLOSE_POINT))
+    points = run.running.plan.failpoints
+    failpoints.arm(points, CLOSE_POINT)
     process = await _start_close(run)
     run.report(f"kill -9 the close at {CLOSE_POINT}")
-    pid = await armed
-    run.killer.end("close", CLOSE_POINT, pid)
+    run.killer.end("close", CLOSE_POINT, await failpoints.held(points, CLOSE_POINT, 60.0))
     await process.communicate()
+    kills = []
     for service, point in WHILE_CLOSING:
         run.report(f"kill -9 {service} at {point}")
-    kills = [asyncio.create_task(run.killer.kill(service, point)) for service, point in WHILE_CLOSING]
-    await asyncio.sleep(0.3)
+        kills.append(run.killer.kill(service, point, await run.killer.arm(service, point)))
     await asyncio.gather(_run_close(run), *kills)
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.stack.services import ORDER, Plan
-from devstack.stack import Stack
+from devstack.home import Home
+from devstack.record import Record
+from devstack.stack import Addresses, Stack
 from devstack.supervisor import Supervisor, answers_200, services_of
 from shared.kafka import topics
 from shared.postgres.migrate import migrate
@@ -65,6 +67,27 @@ def running(home: Path, report: Report) -> Iterator[Running]:
             supervisor.start(plan.specs())
             supervisor.wait_ready()
             yield Running(plan, False, stack.logs | {name: supervisor.log(name) for name in ORDER})
+
+
+def adopt() -> None:
+    """Commands without an environment of their own work on the stack that runs in the default home, if one does."""
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or os.environ.get("DATABASE_URL"):
+        return
+    home = default_home()
+    plan = plan_of_running(home) if home.exists() else None
+    if plan is not None:
+        for name, value in plan.environment().items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("KHATA_INGEST_URL", plan.ingest_url)
+
+
+def plan_of_running(home: Path) -> Plan | None:
+    """What the live stack of a home is told; None when nothing runs there."""
+    record = Record.load(Home.at(home))
+    if record is None or not record.supervisor.alive():
+        return None
+    addresses = Addresses(record.kafka_bootstrap, record.database_url)
+    return Plan.of(home, addresses, os.environ.get("KAFKA_TOPIC_PREFIX", ""))
 
 
 def prepare(plan: Plan, report: Report) -> None:

@@ -49,20 +49,24 @@ async def failpoint(name: str) -> None:
     hit.unlink(missing_ok=True)
 
 
-async def hit(folder: Path, name: str, pid: int | None = None, deadline_s: float = 20.0) -> int:
-    """Arm a failpoint and wait for the hit; returns the pid that is held. Raises TimeoutError."""
-    arm(folder, name, pid)
-    async with asyncio.timeout(deadline_s):
-        while True:
-            for found in folder.glob(f"{name}.hit-*"):
-                found.unlink(missing_ok=True)
-                return int(found.name.rpartition("-")[2])
-            await asyncio.sleep(0.01)
-
-
 def arm(folder: Path, name: str, pid: int | None = None) -> Path:
     """Arm a failpoint for any process, or for one."""
     assert name in POINTS, f"{name} is not in the list of failpoints"
     new = folder / f"{name}.new"
     new.write_text("" if pid is None else str(pid))
     return new.rename(folder / f"{name}.armed")
+
+
+async def held(folder: Path, name: str, deadline_s: float = 20.0) -> int:
+    """Wait until a process is held at an armed failpoint; returns its pid. Raises TimeoutError."""
+    async with asyncio.timeout(deadline_s):
+        while (pid := _held_pid(folder, name)) is None:
+            await asyncio.sleep(0.01)
+        return pid
+
+
+def _held_pid(folder: Path, name: str) -> int | None:
+    for found in folder.glob(f"{name}.hit-*"):
+        found.unlink(missing_ok=True)
+        return int(found.name.rpartition("-")[2])
+    return None
