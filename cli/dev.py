@@ -15,10 +15,12 @@ import typer
 import yaml
 
 from cli.catalogue import CatalogueSettings, apply_file
-from cli.stack.running import Running, default_home, plan_of_running, running
+from cli.stack.running import default_home, plan_of_running, running
+from cli.stack.services import Plan
 from devstack import stack as devstack
 from devstack.home import Home, write_private
-from devstack.record import Record
+from devstack.record import services_supervisor
+from devstack.supervisor import services_of
 from shared.catalogue.file import parse_catalogue
 from shared.domain.errors import Fatal, Usage
 from shared.runtime.output import stderr
@@ -43,6 +45,7 @@ prices: [{meter: example_requests, per_unit: {amount: "0.05"}, description: API 
 def dev(
     context: typer.Context,
     detach: bool = typer.Option(False, "--detach", help="go on in the background; `khata dev stop` ends it"),
+    background: bool = typer.Option(False, "--background", hidden=True, help="what --detach starts"),
 ) -> None:
     """Start everything, print where it answers, and run until Ctrl-C."""
     if context.invoked_subcommand is not None:
@@ -52,7 +55,8 @@ def dev(
         _detach(home)
         return
     with running(home, _report) as stack:
-        _welcome(stack)
+        if not background:  # its output is a log, and a log holds no key
+            _welcome(stack.plan)
         if stack.shared:
             return
         ended = threading.Event()
@@ -66,17 +70,16 @@ def dev(
 @app.command("stop")
 def stop() -> None:
     """End the stack that runs in the background; the data stays."""
-    record = Record.load(Home.at(default_home()))
-    if record is None or not record.supervisor.alive():
+    home = Home.at(default_home())
+    supervisor = services_supervisor(home)
+    if supervisor is None:
         stderr.print("nothing runs here")
         return
-    os.kill(record.supervisor.pid, signal.SIGTERM)
+    os.kill(supervisor.pid, signal.SIGTERM)
     end = time.monotonic() + 60
-    while record.supervisor.alive():
+    while supervisor.alive():
         if time.monotonic() > end:
-            raise Fatal(
-                f"process {record.supervisor.pid} has not ended after 60 s; see its log in {default_home()}/logs"
-            )
+            raise Fatal(f"process {supervisor.pid} has not ended after 60 s; see the logs in {home.logs}")
         time.sleep(0.1)
     stderr.print("stopped; the data is kept (khata dev reset wipes it)")
 
@@ -91,11 +94,8 @@ def reset(yes: bool = typer.Option(False, "--yes", help="do not ask")) -> None:
     stderr.print(f"wiped {home}")
 
 
-def _welcome(stack: Running) -> None:
-    plan = stack.plan
-    key = _first_key(stack)
-    for name, log in sorted(stack.logs.items()):
-        stderr.print(f"  log of {name}: {log}", highlight=False, soft_wrap=True)
+def _welcome(plan: Plan) -> None:
+    key = _first_key(plan)
     print(f"""
 ingest     {plan.ingest_url}/v1/events
 receiver   {plan.receiver_url}/webhooks/razorpay
@@ -120,10 +120,10 @@ def env() -> None:
         print(f"export {name}='{value}'")
 
 
-def _first_key(stack: Running) -> str:
+def _first_key(plan: Plan) -> str:
     """The key of the example project; this machine keeps it, so that it can be shown again."""
-    path = stack.plan.home / KEYS
-    os.environ.update(stack.plan.environment())
+    path = plan.home / KEYS
+    os.environ.update(plan.environment())
     outcome = asyncio.run(
         apply_file(load(CatalogueSettings), parse_catalogue(yaml.safe_load(CATALOGUE), "the example catalogue"))
     )
@@ -138,23 +138,31 @@ def _report(text: str) -> None:
 
 
 def _detach(home: Path) -> None:
-    place = Home.at(home)
-    place.logs.mkdir(exist_ok=True)
-    log = place.log("dev")
+    if plan_of_running(home) is None:
+        _start_in_background(Home.at(home))
+    plan = plan_of_running(home)
+    assert plan is not None, "it was ready a moment ago"
+    for name, state in sorted(services_of(plan.home).items()):
+        _report(f"{name}: log {state.log}")
+    _welcome(plan)
+    stderr.print("Running in the background. `make down` ends it.")
+
+
+def _start_in_background(home: Home) -> None:
+    home.logs.mkdir(exist_ok=True)
+    log = home.log("dev")
     with log.open("wb") as out:
         child = subprocess.Popen(  # noqa: S603 - our own command, again
-            [sys.executable, "-m", "cli", "dev"],
+            [sys.executable, "-m", "cli", "dev", "--background"],
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
     end = time.monotonic() + DETACHED_READY_S
-    while b"curl " not in log.read_bytes():
+    while b"Running." not in log.read_bytes():
         if child.poll() is not None:
             raise Fatal(f"it did not start:\n{log.read_text()[-2000:]}")
         if time.monotonic() > end:
             raise Fatal(f"it is not ready after {DETACHED_READY_S:g} s; see {log}")
         time.sleep(0.2)
-    print(log.read_text().strip())
-    stderr.print("\nRunning in the background. `make down` ends it.")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli.demo.proof import Proof
 from cli.demo.run import Input, Options, prove_again, run_demo
-from cli.stack.running import default_home, running
+from cli.stack.running import default_home, given_addresses, running
 from cli.stack.services import Plan
 from devstack.stack import Stack
 from shared.domain.errors import Usage
@@ -61,8 +61,8 @@ def proof(
 ) -> None:
     """Compute the proof of an earlier run again from what Khata holds now."""
     home = default_home()
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), os.environ.get("DATABASE_URL")
-    with Stack.start(home, kafka_bootstrap=given[0], database_url=given[1], report=_report) as stack:
+    kafka, database = given_addresses()
+    with Stack.start(home, kafka_bootstrap=kafka, database_url=database, report=_report) as stack:
         plan = Plan.of(home, stack.addresses, os.environ.get("KAFKA_TOPIC_PREFIX", ""))
         os.environ.update(plan.environment())
         found = asyncio.run(prove_again(plan.home, run))

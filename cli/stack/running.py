@@ -11,9 +11,10 @@ from pathlib import Path
 
 from cli.stack.services import ORDER, Plan
 from devstack.home import Home
-from devstack.record import Record
+from devstack.record import Record, services_supervisor
 from devstack.stack import Addresses, Stack
 from devstack.supervisor import Supervisor, answers_200, services_of
+from shared.domain.errors import Usage
 from shared.kafka import topics
 from shared.postgres.migrate import migrate
 from shared.runtime.settings import KafkaSettings
@@ -50,16 +51,13 @@ def running(home: Path, report: Report) -> Iterator[Running]:
     Given addresses (`KAFKA_BOOTSTRAP_SERVERS`, `DATABASE_URL`) are used as they are. Raises Misconfigured for
     what the machine lacks, Fatal when something does not start (with the last lines of its log).
     """
-    stack = Stack.start(
-        home,
-        kafka_bootstrap=os.environ.get("KAFKA_BOOTSTRAP_SERVERS"),
-        database_url=os.environ.get("DATABASE_URL"),
-        report=report,
-    )
+    kafka, database = given_addresses()
+    stack = Stack.start(home, kafka_bootstrap=kafka, database_url=database, report=report)
     with stack:
         plan = Plan.of(home, stack.addresses, os.environ.get("KAFKA_TOPIC_PREFIX", ""))
         prepare(plan, report)
         if _services_answer(home):
+            _same_addresses(home, stack.addresses)
             report(f"using the services that run in {plan.home}")
             yield Running(plan, True, stack.logs | {name: s.log for name, s in services_of(home).items()})
             return
@@ -71,7 +69,7 @@ def running(home: Path, report: Report) -> Iterator[Running]:
 
 def adopt() -> None:
     """Commands without an environment of their own work on the stack that runs in the default home, if one does."""
-    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or os.environ.get("DATABASE_URL"):
+    if any(given_addresses()):
         return
     home = default_home()
     plan = plan_of_running(home) if home.exists() else None
@@ -83,11 +81,21 @@ def adopt() -> None:
 
 def plan_of_running(home: Path) -> Plan | None:
     """What the live stack of a home is told; None when nothing runs there."""
-    record = Record.load(Home.at(home))
-    if record is None or not record.supervisor.alive():
+    place = Home.at(home)
+    record = Record.load(place)
+    if record is not None and record.supervisor.alive():
+        addresses = Addresses(record.kafka_bootstrap, record.database_url)
+    elif services_supervisor(place) is not None and all(given_addresses()):
+        kafka, database = given_addresses()
+        addresses = Addresses(str(kafka), str(database))
+    else:
         return None
-    addresses = Addresses(record.kafka_bootstrap, record.database_url)
     return Plan.of(home, addresses, os.environ.get("KAFKA_TOPIC_PREFIX", ""))
+
+
+def given_addresses() -> tuple[str | None, str | None]:
+    """Kafka's and Postgres's address where the environment names them; then they are used as they are."""
+    return os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), os.environ.get("DATABASE_URL")
 
 
 def prepare(plan: Plan, report: Report) -> None:
@@ -98,6 +106,13 @@ def prepare(plan: Plan, report: Report) -> None:
     created = sum(state.outcome == "created" for state in states)
     if applied or created:
         report(f"schema: {len(applied)} migrations applied; topics: {created} created")
+
+
+def _same_addresses(home: Path, given: Addresses) -> None:
+    """Services that run here were told their addresses when they started."""
+    theirs = plan_of_running(home)
+    if theirs is not None and theirs.addresses != given:
+        raise Usage(f"a stack with other addresses runs in {home}: set KHATA_HOME to another folder")
 
 
 def _services_answer(home: Path) -> bool:
