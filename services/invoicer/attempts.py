@@ -46,7 +46,8 @@ class Exporter:
             await connection.execute("SELECT outcome, count(*) FROM billing.attempt GROUP BY outcome")
         ).fetchall()
         for outcome, count in attempts:
-            names.INVOICE_ATTEMPTS.labels(outcome).inc(count - self._exported.get(outcome, 0))
+            # Never below zero: a database restored to an older moment has fewer rows than were exported.
+            names.INVOICE_ATTEMPTS.labels(outcome).inc(max(0, count - self._exported.get(outcome, 0)))
             self._exported[outcome] = count
         cases = await (
             await connection.execute("SELECT class, count(*) FROM billing.case WHERE closed_at IS NULL GROUP BY class")

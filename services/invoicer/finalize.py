@@ -2,12 +2,12 @@
 
 1  lock the invoice row; one that is finalized already is returned as it is
 2  check the arithmetic: columns, lines, taxes and document say the same (R8.1)
-3  post to the ledger and open the balance
+3  post to the ledger and open the balance; close the month's cases
 4  lock the number series, the last lock taken: allot the number and the date
-5  freeze the final content; outbox row for invoices.v1; audit; close the month's cases
+5  freeze the final content; outbox row for invoices.v1; audit
 6  COMMIT                   crash before: no number is spent, no gap; the draft is finalized by the next attempt
 
-Locks, in this order: invoice row, balance row, number series row (held until COMMIT, so numbers have no gaps).
+Locks, in this order: invoice row, balance row, case rows, number series row (held until COMMIT: no gaps).
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ async def finalize(
     posted = await store.post(connection, posting)
     assert posted, f"the ledger has posted draft {invoice_id} before"
 
+    await cases.close_cases(connection, cases.month_object(organisation_id, Month(year, month)), actor)
+
     seller = document["seller"]
     number, issued_on = await _allot(connection, seller["gstin"], seller["series"], clock)
     await _freeze(connection, invoice_id, numbered(document, number, issued_on), number, issued_on)
@@ -110,7 +112,6 @@ async def finalize(
         organisation_id=organisation_id,
         details={"number": number, "issued_on": issued_on.isoformat(), "total_minor": total_minor},
     )
-    await cases.close_cases(connection, cases.month_object(organisation_id, Month(year, month)), actor)
     await failpoint("invoicer.finalize.before_commit")
     return Finalized(invoice_id, number, issued_on, currency, total_minor, replayed=False)
 

@@ -13,6 +13,7 @@ from services.invoicer.calculate import Charge, FrozenLine, LineKey, Terms, Used
 from services.invoicer.document import ENGINE_VERSION
 from services.invoicer.pricing import price_definition
 from services.invoicer.pricing.lookup import Gap, Piece, PriceVersion, pieces, tile
+from services.invoicer.tax.gstin import parse_gstin
 from services.invoicer.tax.rates import rate_on
 from services.invoicer.tax.states import state
 from shared.domain.errors import NeedsPerson
@@ -63,7 +64,7 @@ async def gather(
     """Frozen terms of the month's invoice and the sealed usage of each of its lines.
 
     The caller holds the price lock. Raises NeedsPerson: `missing_price` (billable usage on a day without one),
-    `currency_mismatch`, `missing_seller`, `missing_tax_rate`.
+    `currency_mismatch`, `missing_seller`, `missing_tax_rate`; `Rejected("invalid_gstin")` for the customer's.
     """
     reader = _Reader(connection, organisation, month, await prices.read_versions(connection, organisation.id))
     meters = {(meter.id, meter.version): meter for meter in await read_meters(connection)}
@@ -181,7 +182,7 @@ async def _header(
         "customer": {
             "organisation_id": organisation.id,
             "name": organisation.name,
-            "gstin": organisation.gstin,
+            "gstin": parse_gstin(organisation.gstin).text if organisation.gstin else None,
             "state_code": organisation.state_code,
             "country": organisation.country,
             "address": organisation.address,

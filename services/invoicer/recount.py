@@ -35,8 +35,9 @@ class Recount:
     """What one invoice is to be compared with: usage per meter and local day, filled by `count`."""
 
     organisation_id: str
-    month: Month
     zone: ZoneInfo
+    start: datetime  # the month's first instant
+    end: datetime  # the next month's
     cut: Cut
     meters: MeterIndex
     unreadable: list[str] = field(default_factory=list)
@@ -44,14 +45,15 @@ class Recount:
 
     @classmethod
     def of(cls, document: Document) -> Recount:
+        zone = time_zone(document["period"]["time_zone"])
         offsets = {
             topic: {int(partition): offset for partition, offset in partitions.items()}
             for topic, partitions in document["cut"]["offsets"].items()
         }
         return cls(
             document["customer"]["organisation_id"],
-            Month.parse(document["period"]["month"]),
-            time_zone(document["period"]["time_zone"]),
+            zone,
+            *Month.parse(document["period"]["month"]).bounds(zone),
             Cut(document["cut"]["id"], offsets),
             MeterIndex.of(
                 Meter(m["id"], m["version"], m["id"], m["event_type"], m["aggregation"], m["value_path"])
@@ -59,14 +61,10 @@ class Recount:
             ),
         )
 
-    @property
-    def bounds(self) -> tuple[datetime, datetime]:
-        return self.month.bounds(self.zone)
-
     def add(self, record: Record, event_type: str, time: datetime, key: bytes, data: object) -> None:
         """Count one event of the organisation if it belongs to this invoice."""
-        start, end = self.bounds
-        if not self.cut.below(record.topic, record.partition, record.offset) or not start <= time < end:
+        below = self.cut.below(record.topic, record.partition, record.offset)
+        if not below or not self.start <= time < self.end:
             return
         day = time.astimezone(self.zone).date()
         for meter in self.meters.by_type.get(event_type, ()):

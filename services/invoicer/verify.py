@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from itertools import groupby, islice
 from typing import Any
 
@@ -106,8 +107,8 @@ async def _count(connection: Connection, recounts: Sequence[Recount]) -> None:
     by_organisation: dict[str, list[Recount]] = {}
     for recount in recounts:
         by_organisation.setdefault(recount.organisation_id, []).append(recount)
-    start: datetime = min(recount.bounds[0] for recount in recounts)
-    end: datetime = max(recount.bounds[1] for recount in recounts)
+    start: datetime = min(recount.start for recount in recounts)
+    end: datetime = max(recount.end for recount in recounts)
     for topic in sorted({topic for recount in recounts for topic in recount.cut.offsets}):
         async for segment in segments(connection, topic, start, end):
             count(segment, by_organisation, owners)
@@ -183,7 +184,7 @@ async def _part_problems(connection: Connection, invoice: _Stored, document: Doc
         + [[line["item"], 0] for line in document["informational"]],
         "invoice_tax": [
             [tax["head"], tax["amount_minor"]]
-            for tax in sorted(document["tax"], key=lambda tax: (tax["head"], float(tax["rate"])))
+            for tax in sorted(document["tax"], key=lambda tax: (tax["head"], Decimal(tax["rate"])))
         ],
         "ledger": [[Account.RECEIVABLE.value, total_minor]] if total_minor else [],
     }
