@@ -143,7 +143,6 @@ def _payment(entity: dict[str, Any], order_id: str | None, link: LinkFact | None
         raise _unreadable(f"a payment has no status that is known: {str(status)[:40]!r}")
     if not isinstance(currency, str) or not re.fullmatch(r"[A-Z]{3}", currency):
         raise _unreadable("a payment has no currency")
-    fee, tax = entity.get("fee"), entity.get("tax")
     return PaymentFact(
         id=_id(entity.get("id"), "pay"),
         status=status,
@@ -152,8 +151,8 @@ def _payment(entity: dict[str, Any], order_id: str | None, link: LinkFact | None
         order_id=_order_id({"id": entity.get("order_id")}) or order_id,
         link_id=link.link_id if link else _described_link(entity.get("description")),
         method=_word(entity.get("method")),
-        fee_minor=None if fee is None else _minor(fee, "fee"),
-        tax_minor=None if tax is None else _minor(tax, "tax"),
+        fee_minor=_minor_or_none(entity.get("fee")),
+        tax_minor=_minor_or_none(entity.get("tax")),
         refunded_minor=_minor(entity.get("amount_refunded") or 0, "amount_refunded"),
     )
 
@@ -200,6 +199,14 @@ def _minor(value: object, name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_MINOR:
         return value
     raise _unreadable(f"{name} is not a whole number of minor units")
+
+
+def _minor_or_none(value: object) -> int | None:
+    """A fee is for information until the settlement tells it: one that cannot be read must not hold up a credit."""
+    try:
+        return _minor(value, "fee")
+    except Rejected:
+        return None
 
 
 def _word(value: object) -> str | None:
