@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import typer
+import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.ingest.client import IngestClient
@@ -31,7 +32,9 @@ def import_events(
     source: str | None = typer.Option(None, help="where the events come from; part of their identity"),
     into_month: str | None = typer.Option(None, help="YYYY-MM: move every row there, keeping its local day and time"),
     url: str = typer.Option("http://127.0.0.1:8080", envvar="KHATA_INGEST_URL", help="address of ingest"),
-    key: str = typer.Option(envvar="KHATA_API_KEY", help="API key (better in the environment)", show_default=False),
+    key: str | None = typer.Option(None, envvar="KHATA_API_KEY", help="API key (better in the environment)"),
+    keys_file: Path | None = typer.Option(None, help="what `khata catalogue apply --keys-out` wrote"),
+    project: str | None = typer.Option(None, help="which project's key of the keys file"),
     output: Output = OutputOption,
 ) -> None:
     """Send a file's rows as events. One row is one event; importing it twice counts nothing twice."""
@@ -42,18 +45,36 @@ def import_events(
     events = Events(rules, origin, Month.parse(into_month) if into_month else None)
     if not file.is_file():
         raise Usage(f"{file}: there is no such file")
+    secret = key or _from_file(keys_file, project)
 
     size = file.stat().st_size
 
     async def work(bar: Progress) -> Imported:
         task = bar.add_task(file.name, total=size)
-        async with IngestClient(url, key) as client:
+        async with IngestClient(url, secret) as client:
             return await import_file(file, rules, events, client, lambda read: bar.update(task, completed=read))
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bar:
         done = asyncio.run(work(bar))
     _tell(done, output)
+
+
+def _from_file(path: Path | None, project: str | None) -> str:
+    """The one key of a keys file that fits. Raises Usage."""
+    if path is None:
+        raise Usage("give a key: KHATA_API_KEY, --key, or --keys-file")
+    try:
+        document = yaml.safe_load(path.read_text())
+        keys: dict[str, str] = dict(document["keys"])
+    except OSError as error:
+        raise Usage(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise Usage(f"{path} is no keys file of `khata catalogue apply --keys-out`") from None
+    fitting = {label: key for label, key in keys.items() if project in (None, label.partition("/")[0])}
+    if len(fitting) != 1:
+        raise Usage(f"{path} has {len(fitting)} keys that fit ({', '.join(sorted(keys))}): name one with --project")
+    return fitting.popitem()[1]
 
 
 def _tell(done: Imported, output: Output) -> None:
