@@ -73,6 +73,7 @@ async def test_a_close_killed_there_and_run_again_ends_as_if_it_had_lived(
     async with billing(parts, organisation("acme"), organisation("zenith")) as world:
         await world.plant("acme", 1_000_000, 0)
         await world.plant("zenith", 2_000_000, 0)
+        failpoints.arm(tmp_path, point)
         process = subprocess.Popen(  # noqa: ASYNC220
             CLOSE,
             env=os.environ | parts.env | {"KHATA_FAILPOINTS_DIR": str(tmp_path)},
@@ -80,8 +81,7 @@ async def test_a_close_killed_there_and_run_again_ends_as_if_it_had_lived(
             stderr=subprocess.DEVNULL,
         )
         try:
-            held = await failpoints.hit(tmp_path, point)
-            assert held == process.pid
+            assert await failpoints.held(tmp_path, point) == process.pid
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
