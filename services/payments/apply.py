@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -54,7 +54,7 @@ class Delivery:
         return f"{self.message.event_id}:{hashlib.sha256(self.message.body).hexdigest()[:32]}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WebhookApplier:
     """Handler of the consumer loop for `payments.webhooks.v1`; `topic` is the real name of payments.v1."""
 
@@ -63,6 +63,7 @@ class WebhookApplier:
     group: str
     account_id: str
     topic: str
+    _rejected: Batch | None = field(default=None, init=False)
 
     async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
         async with self.database.connection() as connection:
@@ -71,7 +72,9 @@ class WebhookApplier:
     async def apply(self, batch: Batch) -> None:
         """Raises DatabaseAway, BrokerAway, Fenced."""
         deliveries, rejects = decode(batch.records)
-        await dead_letter.write(self.producer, rejects, self.group, "payments")
+        if self._rejected is not batch:  # a batch that is tried again has its dead letters already
+            await dead_letter.write(self.producer, rejects, self.group, "payments")
+            self._rejected = batch
         async with self.database.transaction() as connection:
             await offsets.move(connection, self.group, batch.ranges)
             await lock_objects(connection, _object_ids(deliveries))

@@ -85,6 +85,8 @@ class Worker:
         async with asyncio.TaskGroup() as calls:
             while not stop.is_set():
                 await free.acquire()
+                if stop.is_set():
+                    break  # waited for a free call; nothing new is begun
                 intent = await self._next(leader)
                 if intent is None:
                     free.release()
@@ -143,11 +145,7 @@ class Worker:
         async with self.database.transaction() as connection:
             if not await _still_ours(connection, intent):
                 return
-            await lock_objects(connection, [link.link_id, *([link.order_id] if link.order_id else [])])
-            await link_store.store_created(connection, link)
-            order_id = await link_store.learn(connection, link.link_id) or link.order_id
-            waiting = await payment_store.parked_under(connection, link.link_id, order_id)
-            outcomes = await settle(connection, waiting, self.topic)
+            outcomes = await store_link(connection, link, self.topic)
             await intents.resolve(connection, intent, {"link_id": link.link_id})
             await close_cases(connection, own.reference_id, ("stuck", "link_refused"))
             await self._audit(connection, own, "payment_link.created", {"link_id": link.link_id})
@@ -227,6 +225,15 @@ async def make_link(gateway: Gateway, request: LinkRequest, attempt: int) -> Pro
         if refused.field == "reference_id" or "reference" in refused.message.lower():
             raise ProviderAway("Razorpay has a link of this reference, but does not list it yet") from refused
         raise
+
+
+async def store_link(connection: Connection, link: ProviderLink, topic: str) -> list[str]:
+    """Keep the ids of our new link, and settle payments that came before them; returns what became of these."""
+    await lock_objects(connection, [found for found in (link.link_id, link.order_id) if found])
+    await link_store.store_created(connection, link)
+    order_id = await link_store.learn(connection, link.link_id) or link.order_id
+    waiting = await payment_store.parked_under(connection, link.link_id, order_id)
+    return await settle(connection, waiting, topic)
 
 
 async def _still_ours(connection: Connection, intent: Intent) -> bool:

@@ -12,7 +12,7 @@ step, so until then a person does it, and money that still comes becomes custome
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import msgspec
@@ -37,13 +37,14 @@ def reference_id(invoice_id: str) -> str:
     return f"kh-{UUID(invoice_id).hex}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Collector:
     """Handler of the consumer loop for `invoices.v1`."""
 
     database: Database
     producer: Producer
     group: str
+    _rejected: Batch | None = field(default=None, init=False)
 
     async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
         async with self.database.connection() as connection:
@@ -52,7 +53,9 @@ class Collector:
     async def apply(self, batch: Batch) -> None:
         """Raises DatabaseAway, BrokerAway, Fenced."""
         invoices, rejects = decode(batch.records)
-        await dead_letter.write(self.producer, rejects, self.group, "payments")
+        if self._rejected is not batch:  # a batch that is tried again has its dead letters already
+            await dead_letter.write(self.producer, rejects, self.group, "payments")
+            self._rejected = batch
         async with self.database.transaction() as connection:
             await offsets.move(connection, self.group, batch.ranges)
             for invoice in invoices:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
-from services.payments import link_store, payment_store
-from services.payments.settle import settle
+from services.payments.carry_out import store_link
 from shared.domain.errors import Fenced
-from shared.ledger.posting import Standing
+from shared.ledger import store
+from shared.ledger.posting import Standing, cancel_posting, finalize_posting
+from shared.runtime import failpoints
 from tests.integration.payments.conftest import ACCOUNT_ID, TOTAL_MINOR, Books, Feed, Invoice, provider_link
 from tests.integration.payments.events import LINK, ORDER, PAYMENT, Paid, envelope
 
@@ -25,12 +28,9 @@ async def invoice_with_link(books: Books, feed: Feed, order_id: str | None = Non
 
 
 async def learn_link(books: Books, feed: Feed, invoice: Invoice, order_id: str | None = None) -> None:
-    """What the worker stores once Razorpay has answered (step 4 of `carry_out`)."""
+    """What the worker stores once Razorpay has answered."""
     async with books.database.transaction() as connection:
-        await link_store.store_created(connection, provider_link(invoice, LINK, order_id))
-        known = await link_store.learn(connection, LINK) or order_id
-        waiting = await payment_store.parked_under(connection, LINK, known)
-        await settle(connection, waiting, feed.payments_topic)
+        await store_link(connection, provider_link(invoice, LINK, order_id), feed.payments_topic)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
@@ -91,6 +91,24 @@ async def test_a_capture_before_its_link_is_known_waits_and_is_posted_then(books
     assert (await books.open_cases(), await books.left_to_pay(invoice)) == ([], 0)
     link = await books.link(invoice)
     assert (link["status"], link["order_id"]) == ("paid", ORDER)
+
+
+async def test_a_capture_and_its_link_committing_at_the_same_moment_never_miss_each_other(
+    books: Books, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The webhook has looked for the link and is not committed; the link is stored and looks for payments."""
+    monkeypatch.setattr(failpoints, "_folder", str(tmp_path))
+    monkeypatch.setattr(failpoints, "HOLD_S", 0.3)
+    invoice = await books.finalized_invoice()
+    await feed.invoices(invoice.message())
+    failpoints.arm(tmp_path, "payments.apply.before_commit")
+
+    applying = asyncio.create_task(feed.webhooks(Paid(TOTAL_MINOR).event("payment.captured")))
+    await failpoints.held(tmp_path, "payments.apply.before_commit")
+    await learn_link(books, feed, invoice)
+    await applying
+
+    assert (await books.captures(), await books.open_cases()) == ([PAYMENT], [])
 
 
 async def test_a_capture_that_names_only_its_order_waits_for_the_event_that_names_the_link(
@@ -202,9 +220,6 @@ async def test_an_event_id_used_up_by_another_body_hides_no_payment(books: Books
 
 
 async def test_money_for_a_cancelled_invoice_is_credit_with_a_case(books: Books, feed: Feed) -> None:
-    from shared.ledger import store
-    from shared.ledger.posting import cancel_posting, finalize_posting
-
     invoice = await invoice_with_link(books, feed)
     finalized = finalize_posting(
         invoice_id=invoice.id,

@@ -11,11 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from services.payments.carry_out import Worker
-from services.payments.gateway import GatewayRefused
+from services.payments.collect import CREATE_LINK
+from services.payments.gateway import GatewayRefused, LinkRequest
 from services.payments.razorpay.client import RazorpayGateway
 from services.payments.retry import retry_refused
 from services.payments.settings import RazorpaySettings
 from shared.domain.errors import ProviderAway
+from shared.postgres import intents
 from tests.integration.payments.conftest import ACCOUNT_ID, TOTAL_MINOR, Books, Feed, Invoice
 from tests.integration.payments.sandbox.conftest import KEY_ID, KEY_SECRET, SandboxProcess
 from tests.support.waiting import eventually
@@ -130,15 +132,38 @@ async def test_an_amount_that_razorpay_refuses_is_a_case(books: Books, feed: Fee
     assert (intent["state"], intent["attempts"]) == ("failed", 1)
 
 
+async def test_a_link_paid_before_we_knew_it_is_credited_once_we_do(
+    books: Books, feed: Feed, sandbox: SandboxProcess
+) -> None:
+    """The answer to an earlier creation was lost; the customer has found the link and paid."""
+    invoice = await books.finalized_invoice()
+    await feed.invoices(invoice.message())
+    lost = RazorpayGateway(settings(sandbox.url), 1)
+    made = await lost.create_link(
+        LinkRequest(invoice.reference_id, TOTAL_MINOR, "INR", "Invoice", "Acme", None, invoice.number)
+    )
+    lost.close()
+    sandbox.post("/sandbox/webhook", {"url": "http://127.0.0.1:1/nobody"})
+    before = max((each["seq"] for each in sandbox.deliveries()), default=0)
+    payment = sandbox.pay({"id": made.link_id})["payment"]
+    sent = sandbox.deliveries(after=before)
+    await feed.webhooks(*((each["event_id"], each["body"].encode()) for each in sent))
+    assert (await books.open_cases(), await books.captures()) == ([("orphan", payment["id"])], [])
+
+    async with working(books, feed, settings(sandbox.url)):
+        await eventually(lambda: books.left_to_pay(invoice), lambda left: left == 0, 10)
+
+    assert (await books.open_cases(), await books.captures()) == ([], [payment["id"]])
+    link = await books.link(invoice)
+    assert (link["status"], link["order_id"]) == ("paid", payment["order_id"])
+    assert [each["id"] for each in links_of(sandbox, invoice)] == [made.link_id]
+
+
 async def test_a_link_over_another_amount_is_never_shown(books: Books, feed: Feed, sandbox: SandboxProcess) -> None:
     invoice = await books.finalized_invoice()
     await feed.invoices(invoice.message())
     gateway = RazorpayGateway(settings(sandbox.url), 1)
-    await gateway._call(
-        lambda client: client.payment_link.create(
-            {"amount": 100, "currency": "INR", "reference_id": invoice.reference_id}
-        )
-    )
+    await gateway.create_link(LinkRequest(invoice.reference_id, 100, "INR", "Invoice", "Acme", None, invoice.number))
     gateway.close()
 
     async with working(books, feed, settings(sandbox.url)):
@@ -175,3 +200,29 @@ async def test_only_one_of_two_workers_calls(books: Books, feed: Feed, sandbox: 
     assert [len(links_of(sandbox, invoice)) for invoice in invoices] == [1] * 6
     attempts = await books.rows("SELECT DISTINCT attempts FROM messaging.intent")
     assert attempts == [{"attempts": 1}]
+
+
+async def test_a_slow_worker_cannot_undo_what_its_successor_did(
+    books: Books, feed: Feed, sandbox: SandboxProcess
+) -> None:
+    """A leader cut off from Postgres while it calls learns on return that the attempt is not its own any more."""
+    invoice = await books.finalized_invoice()
+    await feed.invoices(invoice.message())
+    claims = []
+    for _ in range(2):
+        async with books.database.transaction() as connection:
+            await intents.release_claims(connection, CREATE_LINK)
+        async with books.database.transaction() as connection:
+            claims.append(await intents.claim(connection, CREATE_LINK))
+    old, new = claims
+    assert old is not None
+    assert new is not None
+    away, there = RazorpayGateway(settings("http://127.0.0.1:1"), 1), RazorpayGateway(settings(sandbox.url), 1)
+
+    await Worker(books.settings, books.database, there, feed.payments_topic).carry_out(new)
+    await Worker(books.settings, books.database, away, feed.payments_topic).carry_out(old)
+
+    away.close()
+    there.close()
+    (intent,) = await books.rows("SELECT state, error FROM messaging.intent")
+    assert intent == {"state": "done", "error": None}
