@@ -25,6 +25,8 @@ from shared.domain.money import to_stored
 from shared.domain.period import Month
 
 ONE = Decimal(1)
+AMOUNT_DIGITS = 14
+"""A line stays below 10^14 of the major unit, so that sums of lines and tax stay far inside a bigint of minor units."""
 
 
 class Used(NamedTuple):
@@ -160,6 +162,8 @@ def _billable(position: int, line: FrozenLine, currency: str, used: Mapping[Line
     charge = line.charge
     quantity = used.get(line.key, NOTHING).quantity if line.key.meter_version is not None else ONE
     priced = rate(parse_price(charge.model, charge.definition), quantity, line.share)
+    if priced.amount.adjusted() >= AMOUNT_DIGITS:
+        raise NeedsPerson("arithmetic", f"{line.key.item} comes to {priced.amount:E}, which no invoice can say")
     return _common(line, used) | {
         "position": position,
         "sac": charge.sac,

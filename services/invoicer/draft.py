@@ -89,7 +89,9 @@ async def draft(connection: Connection, organisation_id: str, month: Month, cut:
     except errors.UniqueViolation:
         winner = await _standing(connection, key, parameters)
         if winner is None:
-            raise
+            raise Rejected(
+                "other_parameters", f"an invoice of {organisation_id} for {month} stands without the key {key}"
+            ) from None
         return await _attempted(connection, key, winner, Attempt.LOST_RACE, actor)
     except errors.CheckViolation as error:
         raise NeedsPerson("arithmetic", f"the database refused the draft: {error.diag.message_primary}") from error

@@ -114,7 +114,8 @@ def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], own
                 continue
             try:
                 stamped = decode_event(record.value)
-            except (msgspec.MsgspecError, UnicodeError) as error:
+                data = read_data(bytes(stamped.data))
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 # Whose it was cannot be told, so every invoice of this pass is in doubt.
                 for recount in _all(recounts):
                     recount.unreadable.append(f"{_place(record)} was counted, but is no event: {error}")
@@ -122,7 +123,6 @@ def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], own
             wanted = recounts.get(owners.get(stamped.project, ""), ()) if stamped.live else ()
             if not wanted:
                 continue
-            data = read_data(bytes(stamped.data))
             key = identity_key(stamped.project, stamped.live, stamped.source, stamped.id)
             for recount in wanted:
                 recount.add(record, stamped.type, stamped.time, key, data)

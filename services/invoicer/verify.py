@@ -1,6 +1,6 @@
 """Verify finalized invoices: count again from segments, price at the frozen prices, compare byte for byte (R8.4).
 
-1  read the invoices and look whether each agrees with itself: bytes, hash, columns, lines, taxes, ledger
+1  read the invoices and look whether each agrees with itself (`self_check`)
 2  one pass over the segments of their months counts usage for all of them
 3  calculate each document again and compare its bytes with the stored ones
 4  what differs opens a case (`invoice_drift`); nothing else is ever changed by verifying
@@ -11,23 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import datetime
 from itertools import groupby, islice
-from typing import Any
 
 from services.invoicer import cases
 from services.invoicer.calculate import calculate, terms_of
-from services.invoicer.document import Document, canonical, differences, numbered, sha256
+from services.invoicer.document import canonical, differences, numbered
 from services.invoicer.recount import Recount, count
+from services.invoicer.self_check import MOST_DIFFERENCES, StoredInvoice, own_problems
 from shared.domain.errors import Fatal, NeedsPerson, Rejected, Usage
 from shared.domain.period import Month
-from shared.ledger.accounts import Account
 from shared.observability import names
 from shared.postgres.pool import Connection, Database
 from shared.usage.read import segments
-
-MOST_DIFFERENCES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +34,6 @@ class VerifyReport:
     organisation_id: str
     equal: bool
     difference: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    id: str
-    organisation_id: str
-    month: Month
-    currency: str
-    number: str
-    issued_on: date
-    columns: dict[str, int]
-    content: Document
-    content_text: str
-    content_sha256: bytes
 
 
 async def verify(
@@ -70,14 +52,14 @@ async def verify(
     return reports
 
 
-async def _verify_month(database: Database, stored: Sequence[_Stored]) -> list[VerifyReport]:
+async def _verify_month(database: Database, stored: Sequence[StoredInvoice]) -> list[VerifyReport]:
     """Steps 1 to 3 for invoices of one month, read in one snapshot."""
     problems: dict[str, list[str]] = {}
     recounts: dict[str, Recount] = {}
     async with database.transaction() as connection:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for invoice in stored:
-            problems[invoice.id] = await _own_problems(connection, invoice)
+            problems[invoice.id] = await own_problems(connection, invoice)
             try:
                 recounts[invoice.id] = Recount.of(json.loads(invoice.content_text))
             except (ValueError, KeyError, TypeError, Rejected, Usage) as error:
@@ -114,7 +96,7 @@ async def _count(connection: Connection, recounts: Sequence[Recount]) -> None:
             count(segment, by_organisation, owners)
 
 
-def _compare(invoice: _Stored, recount: Recount) -> list[str]:
+def _compare(invoice: StoredInvoice, recount: Recount) -> list[str]:
     """Step 3."""
     document = json.loads(invoice.content_text)
     try:
@@ -133,70 +115,7 @@ def _compare(invoice: _Stored, recount: Recount) -> list[str]:
     return found
 
 
-async def _own_problems(connection: Connection, invoice: _Stored) -> list[str]:
-    """Step 1: whether the invoice agrees with itself."""
-    found = []
-    if sha256(invoice.content_text.encode()) != invoice.content_sha256:
-        found.append("the content does not have the hash it was finalized with")
-    try:
-        document = json.loads(invoice.content_text)
-    except ValueError:
-        return [*found, "the content is not JSON"]
-    found += [f"content (jsonb): {text}" for text in islice(differences(document, invoice.content), MOST_DIFFERENCES)]
-    said = {name: document["totals"].get(name) for name in invoice.columns} | {
-        "number": document["number"],
-        "issued_on": document["issued_on"],
-        "currency": document["currency"],
-    }
-    columns = invoice.columns | {
-        "number": invoice.number,
-        "issued_on": invoice.issued_on.isoformat(),
-        "currency": invoice.currency,
-    }
-    found += [f"columns: {text}" for text in differences(columns, said)]
-    found += await _part_problems(connection, invoice, document)
-    return found
-
-
-async def _part_problems(connection: Connection, invoice: _Stored, document: Document) -> list[str]:
-    lines = await _rows(
-        connection,
-        "SELECT item, amount_minor FROM billing.invoice_line WHERE invoice_id = %s ORDER BY position",
-        invoice.id,
-    )
-    taxes = await _rows(
-        connection,
-        "SELECT head, amount_minor FROM billing.invoice_tax WHERE invoice_id = %s ORDER BY head, rate",
-        invoice.id,
-    )
-    owed = await _rows(
-        connection,
-        """
-        SELECT entry.account, entry.amount_minor FROM ledger.entry
-        JOIN ledger.posting ON posting.id = entry.posting_id
-        WHERE posting.kind = 'invoice_finalized' AND posting.invoice_id = %s AND entry.account = 'receivable'
-        """,
-        invoice.id,
-    )
-    total_minor = document["totals"]["total_minor"]
-    wanted: dict[str, list[Any]] = {
-        "invoice_line": [[line["item"], line.get("amount_minor", 0)] for line in document["lines"]]
-        + [[line["item"], 0] for line in document["informational"]],
-        "invoice_tax": [
-            [tax["head"], tax["amount_minor"]]
-            for tax in sorted(document["tax"], key=lambda tax: (tax["head"], Decimal(tax["rate"])))
-        ],
-        "ledger": [[Account.RECEIVABLE.value, total_minor]] if total_minor else [],
-    }
-    stored = {"invoice_line": lines, "invoice_tax": taxes, "ledger": owed}
-    return list(differences(stored, wanted))
-
-
-async def _rows(connection: Connection, query: Any, invoice_id: str) -> list[list[Any]]:
-    return [list(row) for row in await (await connection.execute(query, (invoice_id,))).fetchall()]
-
-
-async def _read(connection: Connection, numbers: Sequence[str], month: Month | None) -> list[_Stored]:
+async def _read(connection: Connection, numbers: Sequence[str], month: Month | None) -> list[StoredInvoice]:
     rows = await (
         await connection.execute(
             """
@@ -218,7 +137,7 @@ async def _read(connection: Connection, numbers: Sequence[str], month: Month | N
         raise Usage(f"there is no finalized invoice {', '.join(missing)}; `khata invoices list` names them")
     columns = ("subtotal_minor", "discount_minor", "tax_minor", "total_minor")
     return [
-        _Stored(
+        StoredInvoice(
             id=row[0],
             organisation_id=row[1],
             month=Month(row[2], row[3]),
@@ -234,7 +153,7 @@ async def _read(connection: Connection, numbers: Sequence[str], month: Month | N
     ]
 
 
-async def _open_case(database: Database, invoice: _Stored, report: VerifyReport, actor: str) -> None:
+async def _open_case(database: Database, invoice: StoredInvoice, report: VerifyReport, actor: str) -> None:
     case = cases.Case(
         cases.DRIFT,
         invoice.number,

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from services.invoicer.attempts import Exporter
 from shared.contracts.messages.invoice import InvoiceMessage, decode_invoice
 from shared.contracts.topics import INVOICES
+from shared.domain.errors import BrokerAway
 from shared.kafka.producer import Producer
 from shared.kafka.relay import relay
 from shared.observability import names
@@ -98,6 +99,30 @@ async def test_one_process_relays_and_the_other_takes_over_when_it_stops(parts: 
         assert sent[-1] == 2
 
 
+async def test_the_relay_goes_on_after_broker_and_database_were_away(parts: Parts) -> None:
+    async with billing(parts) as world:
+        topic, stop = parts.kafka.names.topic(INVOICES), asyncio.Event()
+        work = asyncio.create_task(
+            relay(parts.database, world.database, Failing(2, world.producer), [topic], stop, role="khata_invoicer")
+        )
+        async with world.database.transaction() as connection:
+            await outbox.add(connection, [OutboxMessage(topic, b"acme", b"1")])
+        await eventually(lambda: pending(world), lambda left: left == 0)
+
+        with world.owner() as owner:  # the leader's own connection breaks, and its leadership with it
+            ended = owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'khata-relay' AND datname = current_database()"
+            ).fetchall()
+        assert ended == [(True,)]
+        async with world.database.transaction() as connection:
+            await outbox.add(connection, [OutboxMessage(topic, b"acme", b"2")])
+        await eventually(lambda: pending(world), lambda left: left == 0)
+        stop.set()
+        await work
+        assert await published(parts) == [b"1", b"2"]
+
+
 async def test_what_is_pending_when_the_process_stops_is_published_first(parts: Parts) -> None:
     async with billing(parts) as world:
         topic, stop = parts.kafka.names.topic(INVOICES), asyncio.Event()
@@ -145,6 +170,19 @@ class Counting(Producer):
     async def publish(self, messages: Sequence[OutboxMessage]) -> None:
         await self._through.publish(messages)
         self._sent += [self._name] * len(messages)
+
+
+class Failing(Producer):
+    """The real producer behind a broker that does not answer the first few times."""
+
+    def __init__(self, failures: int, through: Producer) -> None:
+        self._failures, self._through = failures, through
+
+    async def publish(self, messages: Sequence[OutboxMessage]) -> None:
+        if self._failures:
+            self._failures -= 1
+            raise BrokerAway("Kafka did not acknowledge")
+        await self._through.publish(messages)
 
 
 class Stopping(Producer):

@@ -228,6 +228,40 @@ async def test_months_are_closed_in_each_customers_own_time_zone(parts: Parts) -
         assert tokyo.total_minor == 29_500
 
 
+async def test_numbers_follow_the_indian_financial_year_and_dates_never_go_back(parts: Parts) -> None:
+    fee = {"flat": "fee", "monthly": {"amount": "100.00"}, "description": "Fee"}
+    async with billing(parts, prices=[fee]) as world:
+        issued = []
+        for month, now in (
+            (Month(2025, 10), datetime(2025, 11, 5, tzinfo=UTC)),
+            (Month(2025, 9), datetime(2025, 11, 2, tzinfo=UTC)),  # a clock that runs behind
+            (Month(2025, 8), datetime(2026, 3, 31, 18, 29, 59, tzinfo=UTC)),  # 31 March in India
+            (Month(2025, 7), datetime(2026, 3, 31, 18, 30, tzinfo=UTC)),  # 1 April in India
+        ):
+            world.deps = replace(world.deps, clock=lambda now=now: now)
+            await world.close(month=month)
+            [[number, day]] = await world.rows(
+                "SELECT number, issued_on::text FROM billing.invoice WHERE month = %s", month.month
+            )
+            issued.append((number, day))
+        assert issued == [
+            ("KH/25-26/000001", "2025-11-05"),
+            ("KH/25-26/000002", "2025-11-05"),
+            ("KH/25-26/000003", "2026-03-31"),
+            ("KH/26-27/000001", "2026-04-01"),
+        ]
+
+
+async def test_an_amount_beyond_every_column_parks_its_organisation_alone(parts: Parts) -> None:
+    async with billing(parts, organisation("acme"), organisation("zenith")) as world:
+        for _ in range(12):
+            await world.plant("acme", "9" * 20, 0)
+        await world.plant("zenith", 1_000_000, 0)
+        acme, zenith = (await world.close()).outcomes
+        assert acme.problem is not None and acme.problem.startswith("arithmetic: meter:context comes to")
+        assert zenith.total_minor == 29_500
+
+
 async def test_a_customer_abroad_is_parked_until_exports_are_billed(parts: Parts) -> None:
     abroad = organisation("abroad", country="US", state_code=None)
     async with billing(parts, organisation("acme"), abroad) as world:

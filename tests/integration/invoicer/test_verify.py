@@ -66,11 +66,17 @@ async def test_usage_whose_window_was_lost_before_the_close_is_found(parts: Part
 
 # Rows that others refer to are put back in place.
 RESTORE = {
+    "usage.cut": "UPDATE usage.cut SET offsets = kept.offsets FROM public.kept WHERE kept.id = cut.id",
     "billing.invoice": """
         UPDATE billing.invoice SET tax_minor = kept.tax_minor, total_minor = kept.total_minor, content = kept.content,
             content_text = kept.content_text, content_sha256 = kept.content_sha256 FROM public.kept
-    """
+    """,
 }
+
+# Every number mended but the price itself: 250.00 -> 500.00 per million, doubled down to the ledger.
+_DOUBLED = """replace(replace(replace(replace(content_text, '"unit_amount":"250', '"unit_amount":"500'),
+    '"amount_minor":25000', '"amount_minor":50000'), '"exact_amount":"250', '"exact_amount":"500'),
+    '"subtotal_minor":25000', '"subtotal_minor":50000')"""
 
 TAMPERED: list[tuple[str, str, str]] = [
     (
@@ -102,6 +108,17 @@ TAMPERED: list[tuple[str, str, str]] = [
         '(SELECT replace(content_text, \'"quantity":"1000000"\', \'"quantity":"1000001"\') AS t '
         "FROM billing.invoice) AS forged",
         'lines.0.quantity: stored "1000001", rebuilt "1000000"',
+    ),
+    (
+        "billing.invoice",
+        f"UPDATE billing.invoice SET content_text = t, content = t::jsonb, content_sha256 = sha256(t::bytea) FROM "  # noqa: S608
+        f"(SELECT {_DOUBLED} AS t FROM billing.invoice) AS forged",
+        'price 1.2.unit_amount: stored "500.00", rebuilt "250.00"',
+    ),
+    (
+        "usage.cut",
+        "UPDATE usage.cut SET offsets = '{}'",
+        "cut.",
     ),
     (
         "billing.invoice_line",
