@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import Any
 
@@ -47,20 +47,31 @@ async def own_problems(connection: Connection, invoice: StoredInvoice) -> list[s
     except ValueError:
         return [*found, "the content is not JSON"]
     found += [f"content (jsonb): {text}" for text in islice(differences(document, invoice.content), MOST_DIFFERENCES)]
-    said = {name: document["totals"].get(name) for name in invoice.columns} | {
+    try:
+        found += _column_problems(invoice, document)
+        found += await _part_problems(connection, invoice, document)
+        found += await _frozen_problems(connection, document)
+    except (KeyError, TypeError, ValueError, InvalidOperation) as error:
+        found.append(f"the stored content is not a document: {error!r}")
+    return found
+
+
+def _column_problems(invoice: StoredInvoice, document: Document) -> list[str]:
+    said = {name: document["totals"][name] for name in invoice.columns} | {
         "number": document["number"],
         "issued_on": document["issued_on"],
         "currency": document["currency"],
+        "organisation_id": document["customer"]["organisation_id"],
+        "month": document["period"]["month"],
     }
     columns = invoice.columns | {
         "number": invoice.number,
         "issued_on": invoice.issued_on.isoformat(),
         "currency": invoice.currency,
+        "organisation_id": invoice.organisation_id,
+        "month": str(invoice.month),
     }
-    found += [f"columns: {text}" for text in differences(columns, said)]
-    found += await _part_problems(connection, invoice, document)
-    found += await _frozen_problems(connection, document)
-    return found
+    return [f"columns: {text}" for text in differences(columns, said)]
 
 
 async def _part_problems(connection: Connection, invoice: StoredInvoice, document: Document) -> list[str]:

@@ -116,6 +116,11 @@ TAMPERED: list[tuple[str, str, str]] = [
         'price 1.2.unit_amount: stored "500.00", rebuilt "250.00"',
     ),
     (
+        "billing.invoice",
+        "UPDATE billing.invoice SET content_text = '{}', content = '{}', content_sha256 = sha256('{}')",
+        "the stored content is not a document",
+    ),
+    (
         "usage.cut",
         "UPDATE usage.cut SET offsets = '{}'",
         "cut.",
