@@ -131,7 +131,12 @@ async def _extents(
     topic: str,
     isolation: Isolation,
 ) -> dict[Partition, Extent]:
-    consumer = AIOKafkaConsumer(**kafka.client_arguments(), isolation_level=isolation, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        **kafka.client_arguments(),
+        isolation_level=isolation,
+        enable_auto_commit=False,
+        retry_backoff_ms=20,  # the first question finds no metadata yet and waits this long
+    )
     async with _kafka_answers():
         try:
             await consumer.start()
