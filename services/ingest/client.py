@@ -19,7 +19,7 @@ from shared.domain.errors import BrokerAway, Rejected, Usage
 BATCH = "application/cloudevents-batch+json"
 TIMEOUT_S = 30.0
 BACKOFF_MOST_S = 2.0
-RETRIED = frozenset({429, 502, 503, 504})
+RETRIED = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)

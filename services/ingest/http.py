@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -81,7 +82,16 @@ def app(door: Door) -> Starlette:
         metrics.HTTP_SECONDS.labels("/v1/events").observe(time.perf_counter() - began)
         return response
 
-    return Starlette(routes=[Route("/v1/events", events, methods=["POST"])])
+    async def elsewhere(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = HTTPStatus(error.status_code)
+        answer = problem(status, status.name.lower(), "Events go to POST /v1/events.")
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return Starlette(
+        routes=[Route("/v1/events", events, methods=["POST"])], exception_handlers={HTTPException: elsewhere}
+    )
 
 
 async def _answer(door: Door, request: Request) -> Response:
@@ -120,8 +130,9 @@ async def _answer(door: Door, request: Request) -> Response:
 async def _body(request: Request) -> bytes:
     """The body, never more than the cap in memory. Raises Rejected (`too_large`)."""
     limit = Rejected("too_large", f"a body may have at most {MAX_BODY_BYTES} bytes; send several calls")
-    if int(request.headers.get("content-length", "0") or 0) > MAX_BODY_BYTES:
-        raise limit
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise limit  # before a byte of it is read
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -147,11 +158,12 @@ def _events(body: bytes, media_type: str) -> list[bytes]:
 async def _judge(door: Door, sender: Sender, raws: list[bytes]) -> Verdict:
     clock = Clock(datetime.now(UTC), timedelta(days=door.settings.horizon_days))
     verdict = Verdict([], [], {})
+    refresh = door.cache.refresh_once()
     for index, raw in enumerate(raws):
         try:
             envelope = read_envelope(raw)
             if envelope.type not in door.cache.meters.by_type:
-                await door.cache.refresh()  # a meter may have been made a moment ago
+                await refresh()  # a meter may have been made a moment ago
             event = stamp(envelope, sender, door.cache.meters, clock, door.ingest_id, door.cache.version)
         except Rejected as error:
             metrics.EVENTS_REJECTED.labels("http", error.code).inc()

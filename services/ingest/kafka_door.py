@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 from services.ingest.accept import accept
 from services.ingest.settings import IngestSettings
 from services.ingest.validate import Clock, Envelope, Sender, read_envelope, stamp
-from shared.catalogue.cache import CatalogueCache
+from shared.catalogue.cache import CatalogueCache, Refresh
 from shared.contracts import headers
 from shared.contracts.messages.event import StampedEvent
 from shared.domain.errors import BrokerAway, Rejected
@@ -66,9 +66,10 @@ class KafkaDoor:
     async def apply(self, batch: Batch) -> None:
         accepted: list[StampedEvent] = []
         rejects: list[Reject] = []
+        refresh = self.cache.refresh_once()
         for record in batch.records:
             try:
-                accepted.append(await self._check(record))
+                accepted.append(await self._check(record, refresh))
             except Rejected as error:
                 metrics.EVENTS_REJECTED.labels("kafka", error.code).inc()
                 rejects.append(Reject(record, error))
@@ -79,16 +80,16 @@ class KafkaDoor:
     async def after(self, batch: Batch) -> None:
         """Nothing more: the loop commits the position."""
 
-    async def _check(self, record: Record) -> StampedEvent:
+    async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:
         envelope = self._envelope(record)
         if envelope.project not in self.cache.projects or envelope.type not in self.cache.meters.by_type:
-            await self.cache.refresh()  # it may have been made a moment ago
+            await refresh()  # it may have been made a moment ago
         if envelope.project is None or envelope.project not in self.cache.projects:
             raise Rejected("unknown_project", f"there is no project {envelope.project!r}: set the extension `project`")
         if envelope.mode not in MODES:
             raise Rejected("invalid_event", "the extension `mode` must be live or test")
-        original = headers.first(record.headers, headers.DLQ_TIMESTAMP)
-        taken_ms = int(original) if original is not None else record.timestamp_ms
+        original_ms = headers.whole_number(record.headers, headers.DLQ_TIMESTAMP)
+        taken_ms = record.timestamp_ms if original_ms is None else min(original_ms, record.timestamp_ms)
         clock = Clock(datetime.fromtimestamp(taken_ms / 1000, UTC), timedelta(days=self.settings.horizon_days))
         sender = Sender(envelope.project, MODES[envelope.mode])
         return stamp(envelope, sender, self.cache.meters, clock, self.ingest_id, self.cache.version)

@@ -186,6 +186,7 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         return
     if found is not None:
         raise Usage(f"meter {entry.id} exists with another definition, and a meter never changes: give it a new id")
+    await _refuse_late_meter(connection, entry)
     await connection.execute(
         """
         INSERT INTO catalogue.meter (id, name, event_type, aggregation, value_path, unit, billable)
@@ -198,6 +199,23 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         entry.id, 1, name, entry.event_type, entry.aggregation, entry.value_path, entry.unit, entry.billable
     )
     applied.note("meter", entry.id, "created", message)
+
+
+async def _refuse_late_meter(connection: Connection, entry: MeterEntry) -> None:
+    """Meters of one event type are made together, in one apply.
+
+    Events counted before a meter existed are not in its windows, so an invoice would differ from its own proof.
+    """
+    found = await _one(
+        connection,
+        "SELECT id FROM catalogue.meter WHERE event_type = %s AND created_at < now() LIMIT 1",
+        (entry.event_type,),
+    )
+    if found is not None:
+        raise Usage(
+            f"meter {entry.id}: events of type {entry.event_type!r} may have been counted already (by {found[0]}), and "
+            "a new meter cannot be filled with older events yet: use another event type"
+        )
 
 
 async def _key(connection: Connection, entry: KeyEntry, peppers: dict[str, bytes], applied: Applied) -> None:

@@ -7,6 +7,7 @@ tombstones, so a revoked key stays known as revoked.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -27,6 +28,8 @@ from shared.observability import logging, names
 from shared.runtime.settings import KafkaSettings
 
 REFRESH_S = 2.0
+
+Refresh = Callable[[], Awaitable[None]]
 
 log = logging.get(__name__)
 
@@ -76,9 +79,23 @@ class CatalogueCache:
 
         For whoever meets an id it does not know: `khata catalogue apply` may have made it a moment ago.
         """
+        if self._refreshing is not None and not self._refreshing.done():
+            await asyncio.shield(self._refreshing)  # its end may have been read before what we look for was written
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._read_to_end())
         await asyncio.shield(self._refreshing)
+
+    def refresh_once(self) -> Refresh:
+        """A `refresh` that waits the first time only: for one batch, however many unknown ids it holds."""
+        done = False
+
+        async def refresh() -> None:
+            nonlocal done
+            if not done:
+                done = True
+                await self.refresh()
+
+        return refresh
 
     async def _read_to_end(self) -> None:
         if self._consumer is None:

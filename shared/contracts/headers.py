@@ -23,6 +23,15 @@ DLQ_PREFIX = "dlq."
 Headers = tuple[tuple[str, bytes], ...]
 
 
+def whole_number(headers: Headers, name: str) -> int | None:
+    """Value of the first header of that name as a number below 10^15; None without one, or for any other text.
+
+    Anyone may write a header: a wrong one must not stop the reader.
+    """
+    value = first(headers, name)
+    return int(value) if value is not None and len(value) <= 15 and value.isdigit() else None
+
+
 def first(headers: Headers, name: str) -> bytes | None:
     """Value of the first header of that name, or None."""
     for key, value in headers:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 DAY_MS = 24 * 3600 * 1000
 DEAD_LETTER_SUFFIX = ".dlq"
+# A record of the broker's default limit (1 MiB, compressed) must fit into its dead-letter topic with the
+# headers that are added, however well its producer had compressed it.
+MAX_DEAD_LETTER_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ without what Khata stamped: same identity and fingerprint = duplicate, other fin
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
 _MASK32 = 0xFFFF_FFFF
+# Far below the interpreter's own limit, which depends on how deep the caller stands: what one process can
+# read, every other one can read, encode and hash.
+MAX_DEPTH = 64
 
 
 def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
@@ -27,7 +30,10 @@ def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
 
 def _number(text: str) -> int | Decimal:
     """A JSON number with a point or exponent, in one spelling: 1.50, 1.5 and 15e-1 are the same quantity."""
-    value = Decimal(text)
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise ValueError("a number's exponent is outside of what decimals can hold") from None
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
     trimmed = digits
@@ -46,8 +52,23 @@ _encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").e
 
 
 def read_data(data: bytes) -> Any:
-    """The payload with exact numbers (int or Decimal, one spelling each). Raises msgspec.DecodeError."""
-    return _decode(data)
+    """The payload with exact numbers (int or Decimal, one spelling each).
+
+    Raises msgspec.DecodeError, also for more than 64 levels; UnicodeError and RecursionError for worse.
+    """
+    found = _decode(data)
+    # Counting brackets is cheap and can only say too many (those inside texts): then look closely.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(found) > MAX_DEPTH:
+        raise msgspec.DecodeError(f"nested more than {MAX_DEPTH} levels deep")
+    return found
+
+
+def _depth(data: Any) -> int:
+    level, depth = [data], 0
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def payload_fingerprint(type: str, subject: str, data: Any) -> int:

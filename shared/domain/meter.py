@@ -6,20 +6,23 @@ found at `value_path` inside `data` (dots lead into objects: `usage.tokens`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal
 
 from shared.domain.errors import Rejected
 
 Aggregation = Literal["count", "sum"]
 
-ONE = Decimal(1)
+ZERO, ONE = Decimal(0), Decimal(1)
 # NUMERIC(38,12) for prices; quantities keep what fits exactly beside it.
 MAX_DIGITS = 38
 MAX_SCALE = 18
-MAX_MAGNITUDE = Decimal(10) ** 20
+MAX_WHOLE_DIGITS = 20
+# What Decimal would take besides ("1_000", digits of other scripts, "Infinity") is a slip of the sender.
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,15 @@ def _exact(value: Any, meter: Meter) -> Decimal:
     where = f"meter {meter.id} needs a number at data.{meter.value_path}"
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
         raise Rejected("bad_value", f"{where}, not {type(value).__name__}")
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise Rejected("bad_value", f"{where}, not the text {value[:40]!r}") from None  # type: ignore[index]
-    if not number.is_finite():
-        raise Rejected("bad_value", f"{where}, not {number}")
-    sign, digits, exponent = number.as_tuple()
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise Rejected("bad_value", f"{where}, not the text {value[:40]!r}")
+    number = Decimal(value)
+    if not number:
+        return ZERO  # whatever its exponent
+    _, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
-    if abs(number) >= MAX_MAGNITUDE or -exponent > MAX_SCALE or len(digits) > MAX_DIGITS:
+    # `adjusted`, because arithmetic with an exponent of millions overflows.
+    if number.adjusted() >= MAX_WHOLE_DIGITS or -exponent > MAX_SCALE or len(digits) > MAX_DIGITS:
         raise Rejected("bad_value", f"{where} below 10^20 with at most {MAX_SCALE} decimals")
     return number
 

@@ -31,14 +31,16 @@ class Reject:
 def letter(reject: Reject, group: str, service: str, failed_at: datetime) -> OutboxMessage:
     """The dead letter of one reject: same key, value and headers, and the `dlq.*` headers."""
     record, error = reject.record, reject.error
-    attempt = int(names.first(record.headers, names.DLQ_ATTEMPT) or b"0") + 1
+    attempt = (names.whole_number(record.headers, names.DLQ_ATTEMPT) or 0) + 1
     own = tuple((name, value) for name, value in record.headers if not name.startswith(names.DLQ_PREFIX))
-    timestamp = names.first(record.headers, names.DLQ_TIMESTAMP) or str(record.timestamp_ms).encode()
+    timestamp_ms = names.whole_number(record.headers, names.DLQ_TIMESTAMP)
+    if timestamp_ms is None:
+        timestamp_ms = record.timestamp_ms
     added = (
         (names.DLQ_TOPIC, record.topic),
         (names.DLQ_PARTITION, str(record.partition)),
         (names.DLQ_OFFSET, str(record.offset)),
-        (names.DLQ_TIMESTAMP, timestamp.decode()),
+        (names.DLQ_TIMESTAMP, str(timestamp_ms)),
         (names.DLQ_GROUP, group),
         (names.DLQ_SERVICE, service),
         (names.DLQ_VERSION, VERSION),
@@ -50,10 +52,15 @@ def letter(reject: Reject, group: str, service: str, failed_at: datetime) -> Out
     )
     return OutboxMessage(
         topic=record.topic + DEAD_LETTER_SUFFIX,
-        key=record.key or b"",
+        key=record.key,
         value=record.value,
-        headers=own + tuple((name, text.encode()[:ERROR_TEXT_BYTES]) for name, text in added),
+        headers=own + tuple((name, _cut(text)) for name, text in added),
     )
+
+
+def _cut(text: str) -> bytes:
+    """At most 1 KiB, and still UTF-8."""
+    return text.encode(errors="replace")[:ERROR_TEXT_BYTES].decode(errors="ignore").encode()
 
 
 async def write(producer: Producer, rejects: Sequence[Reject], group: str, service: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from shared.contracts.topics import DEAD_LETTER_SUFFIX, MAX_DEAD_LETTER_BYTES
 from shared.domain.errors import BrokerAway, Rejected
 from shared.observability import logging
 from shared.postgres.outbox import OutboxMessage
@@ -61,8 +62,9 @@ class Producer:
         Rejected (`too_large`) for a record the broker would never take.
         """
         for message in messages:
-            if len(message.value or b"") > MAX_RECORD_BYTES:
-                raise Rejected("too_large", f"a record may have at most {MAX_RECORD_BYTES} bytes")
+            most = MAX_DEAD_LETTER_BYTES if message.topic.endswith(DEAD_LETTER_SUFFIX) else MAX_RECORD_BYTES
+            if len(message.value or b"") > most:
+                raise Rejected("too_large", f"a record may have at most {most} bytes")
         try:
             async with asyncio.timeout(deadline_s):
                 producer = await self._ready()
@@ -95,7 +97,7 @@ class Producer:
                     compression_type="lz4",
                     linger_ms=self._linger_ms,
                     max_batch_size=256 * 1024,
-                    max_request_size=2 * MAX_RECORD_BYTES,
+                    max_request_size=MAX_DEAD_LETTER_BYTES + MAX_RECORD_BYTES,
                     request_timeout_ms=int(ACK_DEADLINE_S * 1000),
                 )
                 try:

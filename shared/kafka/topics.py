@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
-from shared.contracts.topics import Topic, with_dead_letters
+from shared.contracts.topics import DEAD_LETTER_SUFFIX, MAX_DEAD_LETTER_BYTES, Topic, with_dead_letters
 from shared.domain.errors import BrokerAway, Misconfigured
 from shared.runtime.settings import KafkaSettings
 
@@ -28,13 +28,16 @@ class TopicState:
 
 def configuration(topic: Topic, replication: int) -> dict[str, str]:
     """Topic configuration Khata depends on."""
-    return {
+    found = {
         "cleanup.policy": "compact" if topic.compacted else "delete",
         "retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": "2" if replication >= PRODUCTION_REPLICATION else "1",
         "unclean.leader.election.enable": "false",
     }
+    if topic.name.endswith(DEAD_LETTER_SUFFIX):
+        found["max.message.bytes"] = str(MAX_DEAD_LETTER_BYTES)
+    return found
 
 
 async def apply(settings: KafkaSettings, *, dev: bool, dry_run: bool = False) -> list[TopicState]:

@@ -4,6 +4,7 @@
 2  `claim`: state `claimed`, a lease of a minute, attempts + 1     crash after: the lease runs out
 3  the worker acts; from attempt 2 on it first looks up what an earlier attempt may have done
 4  `resolve` with the result, or `postpone` with backoff           crash before: back to 2, look-up first
+   (a worker whose lease ran out may still resolve what it did, but not undo what its successor found)
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ async def postpone(connection: Connection, intent: Intent, error: str) -> None:
         UPDATE messaging.intent
         SET state = 'pending', due_at = now() + make_interval(secs => %s), error = %s,
             claimed_until = NULL, updated_at = now()
-        WHERE id = %s
+        WHERE id = %s AND state = 'claimed' AND attempts = %s
         """,
-        (delay, error[:1000], intent.id),
+        (delay, error[:1000], intent.id, intent.attempt),
     )
 
 
@@ -105,7 +106,8 @@ async def fail(connection: Connection, intent: Intent, error: str) -> None:
     await connection.execute(
         """
         UPDATE messaging.intent
-        SET state = 'failed', error = %s, claimed_until = NULL, updated_at = now() WHERE id = %s
+        SET state = 'failed', error = %s, claimed_until = NULL, updated_at = now()
+        WHERE id = %s AND state = 'claimed' AND attempts = %s
         """,
-        (error[:1000], intent.id),
+        (error[:1000], intent.id, intent.attempt),
     )

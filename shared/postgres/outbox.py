@@ -22,10 +22,10 @@ from shared.runtime.failpoints import failpoint
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """`topic` is the real (prefixed) name."""
+    """`topic` is the real (prefixed) name. A record that leaves through the outbox without a key gets an empty one."""
 
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
 
@@ -40,7 +40,8 @@ async def add(connection: Connection, messages: Sequence[OutboxMessage]) -> None
         await cursor.executemany(
             "INSERT INTO messaging.outbox (topic, key, value, headers) VALUES (%s, %s, %s, %s)",
             [
-                (message.topic, message.key, message.value, Jsonb({k: v.hex() for k, v in message.headers}))
+                # a list, because the order of headers matters and a name may come twice
+                (message.topic, message.key or b"", message.value, Jsonb([(k, v.hex()) for k, v in message.headers]))
                 for message in messages
             ],
         )
@@ -78,7 +79,8 @@ async def relay_once(database: Database, topic: str, publish: Publish, limit: in
 
 def _message(topic: str, row: TupleRow) -> OutboxMessage:
     _, key, value, headers = row
-    return OutboxMessage(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in headers.items()))
+    pairs = headers.items() if isinstance(headers, dict) else headers  # {} is the column's default
+    return OutboxMessage(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in pairs))
 
 
 async def leadership(connection: Connection, topic: str) -> bool:

@@ -71,14 +71,18 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
     if owner is None:
         raise Rejected("unknown_project", f"there is no project {stamped.project!r}")
     meters = metering.meters.of_type(stamped.type)
+    try:
+        hour, month = local_hour_start(stamped.time, owner.zone), Month.of(stamped.time, owner.zone)
+    except OverflowError:
+        raise Rejected("malformed", "time is outside the calendar") from None
     return UsageEvent(
         organisation_id=owner.organisation_id,
         project_id=stamped.project,
         live=stamped.live,
         subject=stamped.subject,
         time=stamped.time,
-        hour=local_hour_start(stamped.time, owner.zone),
-        month=Month.of(stamped.time, owner.zone),
+        hour=hour,
+        month=month,
         key=identity_key(stamped.project, stamped.live, stamped.source, stamped.id),
         fingerprint=payload_fingerprint(stamped.type, stamped.subject, data),
         quantities=tuple((meter, meter.quantity(data)) for meter in meters),

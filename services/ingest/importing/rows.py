@@ -21,6 +21,9 @@ from services.ingest.importing.mapping import Mapping, Time, Value
 from shared.domain.errors import Usage
 from shared.domain.period import Month, time_zone
 
+# Ingest says what a meter takes (below 10^20); this only keeps the exponent from filling the memory with zeros.
+MAX_EXPONENT = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -57,6 +60,8 @@ def rows(lines: Iterable[str], mapping: Mapping) -> Iterator[Row]:
         header = next(reader, None)
         if header is None:
             raise Usage("the file is empty")
+        if doubled := sorted({name for name in mapping.columns if header.count(name) > 1}):
+            raise Usage(f"the file has the columns {', '.join(doubled)} more than once")
         missing = sorted(mapping.columns - set(header))
         if missing:
             raise Usage(f"the file lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
@@ -126,6 +131,8 @@ def _value(value: Value, row: Row) -> int | Decimal | str:
         number = Decimal(text.strip())
     except InvalidOperation:
         raise ValueError(f"{value.column}: {text[:40]!r} is not a number") from None
+    if not number.is_finite() or number.adjusted() > MAX_EXPONENT:
+        raise ValueError(f"{value.column}: {text[:40]!r} is not a number that can be counted")
     if value.type == "decimal":
         return number
     if number != number.to_integral_value():
@@ -141,7 +148,10 @@ def _time(mapping: Time, row: Row) -> datetime:
         raise ValueError(f"{mapping.column}: {text[:40]!r} is not a time of the form {mapping.format}") from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=time_zone(mapping.zone))
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{mapping.column}: {text[:40]!r} is outside the calendar") from None
 
 
 def _into_month(time: datetime, month: Month, zone: ZoneInfo) -> datetime:

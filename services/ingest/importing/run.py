@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -59,20 +60,27 @@ async def import_file(
             done.refused.append((lines[index], code, message))
 
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             async with asyncio.TaskGroup() as tasks:
                 for lines, batch in _batches(file, mapping, events):
                     await room.acquire()
                     done.rows += len(batch)
                     tasks.create_task(send(lines, batch))
-                    progress(file.buffer.tell())
+                    progress(raw.tell())
     except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise Usage(f"{path} is not UTF-8 text: {error.reason}") from None
+        raise _readable(path, error) from None
     except ExceptionGroup as group:
-        raise group.exceptions[0] from group
+        raise _readable(path, group.exceptions[0]) from group
     return done
+
+
+def _readable(path: Path, error: Exception) -> Exception:
+    match error:
+        case UnicodeDecodeError():
+            return Usage(f"{path} is not UTF-8 text: {error.reason}")
+        case OSError():
+            return Usage(f"{path}: {error.strerror}")
+    return error
 
 
 def _batches(file: TextIO, mapping: Mapping, events: Events) -> Iterator[tuple[list[int], list[bytes]]]:

@@ -8,8 +8,13 @@ msgspec decodes it (0.5 us an event) because everything here was validated at th
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+# A text that Postgres takes: it has no NUL.
+Storable = Annotated[str, msgspec.Meta(pattern="^[^\\x00]*$")]
 
 
 class StampedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -18,11 +23,11 @@ class StampedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     id: str
     source: str
     type: str
-    subject: str
-    time: datetime
+    subject: Storable
+    time: Instant
     project: str
     live: bool
-    ingestedat: datetime
+    ingestedat: Instant
     ingestid: str  # the ingest process that wrote the record
     specversion: str = "1.0"
     data: msgspec.Raw = msgspec.Raw(b"null")

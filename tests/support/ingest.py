@@ -1,0 +1,111 @@
+"""The HTTP door of ingest in this process, without a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+
+from services.ingest import http
+from services.ingest.settings import IngestSettings
+from shared.catalogue import keys
+from shared.catalogue.cache import CatalogueCache
+from shared.contracts.messages.catalogue import ApiKeyMessage, MeterMessage, ProjectMessage, encode_catalogue
+from shared.kafka.producer import Producer
+from shared.runtime.settings import KafkaSettings
+from tests.support.services import PEPPERS, peppers
+
+ONE = "application/cloudevents+json"
+MANY = "application/cloudevents-batch+json"
+
+
+def event(id: object = "1", tokens: object = 1, **more: Any) -> dict[str, Any]:
+    """A CloudEvent; `None` in `more` takes an attribute away."""
+    whole = {
+        "specversion": "1.0",
+        "id": id,
+        "source": "test",
+        "type": "api.request",
+        "subject": "alice",
+        "time": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(),
+        "data": {"tokens": tokens},
+    } | more
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+@dataclass
+class HttpDoor:
+    """Posts to /v1/events; `keys` by name."""
+
+    door: http.Door
+    keys: dict[str, str]
+    client: httpx2.AsyncClient
+
+    async def post(
+        self, content: Any, *, key: str | None = "first", media_type: str | None = None, headers: Any = None
+    ) -> httpx2.Response:
+        """`content`: bytes as they are, or a document; `key`: a name of `keys`, the header's text, or None."""
+        sent = dict(headers or {})
+        if key is not None:
+            sent["Authorization"] = f"Bearer {self.keys.get(key, key)}"
+        if not isinstance(content, bytes):
+            media_type = media_type or (MANY if isinstance(content, list) else ONE)
+            content = json.dumps(content).encode()
+        sent["Content-Type"] = media_type or ONE
+        return await self.client.post("/v1/events", content=content, headers=sent)
+
+
+def settings(kafka: KafkaSettings, **more: Any) -> IngestSettings:
+    return IngestSettings(
+        kafka_bootstrap_servers=kafka.kafka_bootstrap_servers,
+        kafka_topic_prefix=kafka.kafka_topic_prefix,
+        key_peppers=PEPPERS,
+        **more,
+    )
+
+
+def small_catalogue() -> tuple[CatalogueCache, dict[str, str]]:
+    """A cache that was read to its end, and keys of every kind by name."""
+    cache, texts = CatalogueCache(), {}
+    cache.learn(encode_catalogue(ProjectMessage("acme-app", 1, "acme", "Acme app")))
+    cache.learn(encode_catalogue(MeterMessage("tokens", 1, "T", "api.request", "sum", "tokens", "token", True)))
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    kinds: dict[str, dict[str, Any]] = {
+        "first": {},
+        "trial": {"live": False},
+        "revoked": {"revoked_at": past},
+        "expired": {"expires_at": past},
+        "reader": {"scopes": ("usage:read",)},
+        "lost_pepper": {"pepper_id": "gone"},
+    }
+    for name, more in kinds.items():
+        texts[name], parsed = keys.make(more.get("live", True))
+        hashed = keys.hash_secret(peppers()["test1"], parsed).hex()
+        values = {"live": True, "pepper_id": "test1", "scopes": ("events:write",)} | more
+        cache.learn(
+            encode_catalogue(
+                ApiKeyMessage(
+                    id=parsed.id, version=1, organisation_id="acme", project_id="acme-app", secret_hash=hashed, **values
+                )
+            )
+        )
+    texts["unknown"] = keys.make(True)[0]
+    cache.at_end.set()
+    return cache, texts
+
+
+@asynccontextmanager
+async def http_door(
+    kafka: KafkaSettings, cache: CatalogueCache, texts: dict[str, str], **more: Any
+) -> AsyncIterator[HttpDoor]:
+    producer = Producer(kafka, "test")
+    door = http.Door(settings(kafka, **more), cache, producer, "ingest-test")
+    transport = httpx2.ASGITransport(app=http.app(door))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
+        yield HttpDoor(door, texts, client)
+    await producer.stop()
