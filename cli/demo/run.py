@@ -227,9 +227,10 @@ async def _kill_while_sending(run: Run, wave: Sequence[Send]) -> list[Send]:
     kills = list(WHILE_SENDING)
     random.Random(run.options.seed).shuffle(kills)  # noqa: S311 - repeatable on purpose
     for service, point, door in kills:
-        batch = [send for send in left if send.door == door and send.project == run.parties.same_state_project]
-        batch = batch[:KILL_BATCH]
-        left = [send for send in left if send not in batch]
+        fitting = [n for n, s in enumerate(left) if s.door == door and s.project == run.parties.same_state_project]
+        chosen = set(fitting[:KILL_BATCH])  # by place: a duplicate equals its original
+        batch = [send for number, send in enumerate(left) if number in chosen]
+        left = [send for number, send in enumerate(left) if number not in chosen]
         run.report(f"kill -9 {service} at {point}")
         await run.killer.kill_during(service, point, run.producers.send_batch(batch))
     return left

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.stack.secrets import Secrets, of_home
-from devstack.home import Home
+from devstack.home import Home, read_json
+from devstack.record import services_supervisor
 from devstack.stack import Addresses
 from devstack.supervisor import ServiceSpec
 
@@ -34,7 +35,9 @@ class Plan:
     def of(cls, home: Path, addresses: Addresses, prefix: str = "") -> Plan:
         names = tuple(f"{name}.http" for name in _HTTP) + tuple(f"{name}.metrics" for name in ORDER)
         place = Home.at(home)
-        return cls(place.root, addresses, place.ports(names), of_home(place.root), prefix)
+        # Ports of services that run are taken, by them: asking for free ones would give others.
+        ports = read_json(place.ports_file) if services_supervisor(place) else place.ports(names)
+        return cls(place.root, addresses, ports, of_home(place.root), prefix)
 
     @property
     def ingest_url(self) -> str:

@@ -22,6 +22,7 @@ Connection = AsyncConnection[TupleRow]
 IDLE_IN_TRANSACTION_MS = 8_000
 # A batch that waits longer than this for a lock rolls back and tries again.
 LOCK_TIMEOUT_MS = 4_000
+OPEN_S = 5.0
 # TCP keepalive ends a half-open connection in about 15 s instead of two hours.
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
 
@@ -84,9 +85,9 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Raises DatabaseAway when no connection can be made within 10 s."""
+        """Raises DatabaseAway when no connection can be made within 5 s."""
         with database_errors():
-            await self._pool.open(wait=True, timeout=10.0)
+            await self._pool.open(wait=True, timeout=OPEN_S)
 
     async def close(self) -> None:
         await self._pool.close()
