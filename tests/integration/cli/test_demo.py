@@ -15,13 +15,10 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from devstack.postgres import create_database, drop_database
-from tests.integration.cli.conftest import ROOT, Product
+from tests.support.product import ROOT, Product
+from tests.support.proofs import COUNTS, contents, totals
 
 EXAMPLES = ROOT / "examples"
-COUNTS = ("accepted", "rejected", "counted", "duplicates", "conflicts", "dead_lettered", "missing")
-
-# What differs between two runs of one seed by design: names made for the run, numbers, cuts, offsets.
-VOLATILE = {"number", "issued_on", "cut", "organisation_id", "organisation", "customer", "price_id", "id", "version"}
 
 
 @pytest.fixture(scope="module")
@@ -29,33 +26,6 @@ def calm(product: Product) -> dict[str, Any]:
     """A run of 2,000 events without kills."""
     proof: dict[str, Any] = product.json("demo", "--events", "2000", "--seed", "7")
     return proof
-
-
-def totals(proof: dict[str, Any]) -> list[tuple[str, int, str]]:
-    return sorted(
-        (invoice["organisation"].rpartition("-")[2], invoice["total_minor"], invoice["standing"])
-        for invoice in proof["invoices"]
-    )
-
-
-def contents(product: Product, proof: dict[str, Any]) -> dict[str, Any]:
-    """Each invoice's frozen content without what belongs to the run alone, by same or other."""
-    with psycopg.connect(product.env["DATABASE_URL"]) as connection:
-        rows = connection.execute(
-            "SELECT organisation_id, content FROM billing.invoice WHERE number = ANY(%s)",
-            ([invoice["number"] for invoice in proof["invoices"]],),
-        ).fetchall()
-    return {organisation.rpartition("-")[2]: stable(content) for organisation, content in rows}
-
-
-def stable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: stable(part)
-            for name, part in value.items()
-            if name not in VOLATILE and not name.startswith("fingerprint")
-        }
-    return [stable(part) for part in value] if isinstance(value, list) else value
 
 
 def test_every_event_is_accounted_for_and_every_invoice_is_paid(calm: dict[str, Any]) -> None:

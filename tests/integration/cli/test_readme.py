@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.integration.cli.conftest import ROOT, Product
+from tests.support.product import ROOT, Product
 
 README = (ROOT / "README.md").read_text()
 

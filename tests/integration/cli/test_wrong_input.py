@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.conftest import Product
+from tests.support.product import Product
 
 
 def refused(product: Product, code: int, *arguments: str, **env: str) -> str:

@@ -1,0 +1,3 @@
+from tests.support.product import product
+
+__all__ = ["product"]
