@@ -38,7 +38,10 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output, *, title: str | None
         return
     table = Table(title=title, title_justify="left")
     for name, value in rows[0].items():
-        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+        right = isinstance(value, int) and not isinstance(value, bool)
+        # An id is never cut: the first column keeps its line, the others fold.
+        first = name == next(iter(rows[0]))
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", overflow="fold", no_wrap=first)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)
