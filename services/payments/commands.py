@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
+from datetime import datetime
 from typing import TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from services.payments import reports
 from services.payments.reports import Row
 from services.payments.retry import retry_refused
 from shared.audit.append import operator
-from shared.domain.money import to_major
+from shared.domain.money import format_money
 from shared.postgres.migrate import require_current
 from shared.postgres.pool import Connection, Database, Role
+from shared.runtime.output import Output, OutputOption, show
 from shared.runtime.settings import DatabaseSettings, load
 
 T = TypeVar("T")
@@ -27,12 +25,6 @@ T = TypeVar("T")
 app = typer.Typer(help="Payments, their cases and payment links.", no_args_is_help=True)
 
 
-class Output(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
-OutputOption = typer.Option(Output.TABLE, "--output", help="table for people, json for programs")
 InvoiceOption = typer.Option(None, "--invoice", help="number of an invoice, like KH/26-27/000001")
 
 
@@ -91,29 +83,17 @@ def _with_database(role: Role, work: Callable[[Database], Awaitable[T]]) -> T:
 
 
 def _show(rows: list[Row], output: Output) -> None:
-    """JSON has every field as it is stored; the table has amounts in the major unit and leaves out what is empty."""
-    if output is Output.JSON:
-        json.dump(rows, sys.stdout, indent=2, default=str)
-        print()
-        return
-    console = Console()
-    if not rows:
-        console.print("nothing to show")
-        return
-    shown = [_readable(row) for row in rows]
-    table = Table()
-    for name in shown[0]:
-        table.add_column(name.replace("_", " "), justify="right" if name == "amount" else "left", overflow="fold")
-    for row in shown:
-        table.add_row(*row.values())
-    console.print(table)
+    """JSON has every field as it is stored; the table has amounts as people write them, and times to the second."""
+    show(rows if output is Output.JSON else [_readable(row) for row in rows], output)
 
 
 def _readable(row: Row) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in row.items():
         if name == "amount_minor":
-            found["amount"] = f"{to_major(value, row['currency'])} {row['currency']}"
+            found["amount"] = format_money(value, row["currency"])
+        elif isinstance(value, datetime):
+            found[name] = f"{value:%Y-%m-%d %H:%M:%S} UTC"
         elif name != "currency":
             found[name] = json.dumps(value) if isinstance(value, dict) else "" if value is None else str(value)
     return found

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 T = TypeVar("T")
@@ -32,19 +33,35 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output, *, title: str | None
         json.dump(list(rows), sys.stdout, indent=2, default=str)
         print()
         return
-    console = Console()
+    console = Console(highlight=False)
     if not rows:
         console.print("nothing to show")
+        return
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    width = sum(max(len(text[name]) for text in [*texts, {name: name}]) + 3 for name in rows[0]) + 1
+    if width > console.width and console.is_terminal:
+        _records(console, texts, title)
         return
     table = Table(title=title, title_justify="left")
     for name, value in rows[0].items():
         right = isinstance(value, int) and not isinstance(value, bool)
-        # An id is never cut: the first column keeps its line, the others fold.
-        first = name == next(iter(rows[0]))
-        table.add_column(name.replace("_", " "), justify="right" if right else "left", overflow="fold", no_wrap=first)
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=True)
+    for text in texts:
+        table.add_row(*map(escape, text.values()))
+    # What is piped on has no width to fit: nothing is cut.
+    console.print(table, width=max(width, console.width) if not console.is_terminal else None)
+
+
+def _records(console: Console, rows: Sequence[Mapping[str, str]], title: str | None) -> None:
+    """One block per row, for rows wider than the terminal: an id that is cut is no id."""
+    if title:
+        console.print(escape(title), style="italic")
+    longest = max(len(name) for name in rows[0])
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
+        for number, (name, value) in enumerate(row.items()):
+            label = name.replace("_", " ").ljust(longest)
+            console.print(f"[bold]{label}  {escape(value)}[/bold]" if number == 0 else f"{label}  {escape(value)}")
+        console.print()
 
 
 def show_document(document: Mapping[str, Any]) -> None:
