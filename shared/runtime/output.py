@@ -48,8 +48,9 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output, *, title: str | None
         table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=True)
     for text in texts:
         table.add_row(*map(escape, text.values()))
-    # What is piped on has no width to fit: nothing is cut.
-    console.print(table, width=max(width, console.width) if not console.is_terminal else None)
+    if not console.is_terminal:  # what is piped on has no width to fit
+        console.width = max(width, console.width)
+    console.print(table)
 
 
 def _records(console: Console, rows: Sequence[Mapping[str, str]], title: str | None) -> None:
