@@ -4,7 +4,7 @@
 
 # uv from the machine, else a private one made by pip.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
-RUN := $(UV) run --locked --quiet
+RUN := $(UV) run --locked --quiet --all-extras
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ help: ## show this list
 	.tools/uv/bin/python -m pip install --quiet uv
 
 setup: $(filter .tools/%,$(UV)) ## install what the lock names
-	@$(UV) sync --locked --quiet
+	@$(UV) sync --locked --quiet --all-extras
 
 demo: setup ## the whole main job, from events to a paid, proven invoice
 	@$(RUN) khata demo $(ARGS)
