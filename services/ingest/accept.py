@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared.contracts.headers import CLOUDEVENT_JSON, CONTENT_TYPE
 from shared.contracts.messages.event import StampedEvent, encode_event
 from shared.contracts.topics import USAGE_EVENTS, Names
-from shared.kafka.producer import Producer
+from shared.kafka.producer import AckedSender
 from shared.observability import names as metrics
 from shared.postgres.outbox import OutboxMessage
 
@@ -25,7 +25,7 @@ def message(event: StampedEvent, names: Names) -> OutboxMessage:
 
 
 async def accept(
-    events: Sequence[StampedEvent], names: Names, producer: Producer, door: str, deadline_s: float
+    events: Sequence[StampedEvent], names: Names, producer: AckedSender, door: str, deadline_s: float
 ) -> None:
     """Returns once every event is in the log. Raises BrokerAway: the outcome is unknown, send the same ids again."""
     if not events:

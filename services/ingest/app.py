@@ -12,7 +12,7 @@ from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
-from shared.kafka.producer import Producer
+from shared.kafka.fast_producer import FastProducer
 from shared.observability import logging
 from shared.runtime import service
 from shared.runtime.http import HttpServer
@@ -25,7 +25,7 @@ async def run(settings: IngestSettings, process: Process) -> None:
     """Open both doors once the catalogue is read; on stop close HTTP first, then the Kafka door, then flush."""
     await topics.require(settings, (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE))
     ingest_id = f"{settings.instance}-{uuid.uuid4().hex[:8]}"
-    cache, producer = CatalogueCache(), Producer(settings, f"ingest-{ingest_id}")
+    cache, producer = CatalogueCache(), FastProducer(settings, f"ingest-{ingest_id}")
     group = settings.names.group("ingest", "door")
     door = ConsumerLoop(
         settings,

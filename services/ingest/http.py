@@ -27,7 +27,7 @@ from services.ingest.validate import Clock, Sender, read_envelope, split, stamp
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.messages.event import StampedEvent
 from shared.domain.errors import BrokerAway, Rejected
-from shared.kafka.producer import Producer
+from shared.kafka.producer import AckedSender
 from shared.observability import logging
 from shared.observability import names as metrics
 from shared.runtime.failpoints import failpoint
@@ -59,7 +59,7 @@ class Door:
 
     settings: IngestSettings
     cache: CatalogueCache
-    producer: Producer
+    producer: AckedSender
     ingest_id: str
 
 

@@ -30,7 +30,7 @@ from shared.domain.errors import BrokerAway, Rejected
 from shared.kafka import dead_letter
 from shared.kafka.dead_letter import Reject
 from shared.kafka.offsets import StoredOffset
-from shared.kafka.producer import ACK_DEADLINE_S, Producer
+from shared.kafka.producer import ACK_DEADLINE_S, AckedSender
 from shared.kafka.records import Batch, Partition, Record
 from shared.observability import names as metrics
 from shared.runtime.failpoints import failpoint
@@ -44,7 +44,7 @@ class KafkaDoor:
 
     settings: IngestSettings
     cache: CatalogueCache
-    producer: Producer
+    producer: AckedSender
     ingest_id: str
     group: str
 

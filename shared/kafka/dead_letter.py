@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from shared.contracts import headers as names
 from shared.contracts.topics import DEAD_LETTER_SUFFIX
 from shared.domain.errors import Rejected
-from shared.kafka.producer import Producer
+from shared.kafka.producer import AckedSender
 from shared.kafka.records import Record
 from shared.observability import names as metrics
 from shared.observability.logging import VERSION
@@ -63,7 +63,7 @@ def _cut(text: str) -> bytes:
     return text.encode(errors="replace")[:ERROR_TEXT_BYTES].decode(errors="ignore").encode()
 
 
-async def write(producer: Producer, rejects: Sequence[Reject], group: str, service: str) -> None:
+async def write(producer: AckedSender, rejects: Sequence[Reject], group: str, service: str) -> None:
     """Write and await. Raises BrokerAway: then the offset must not move."""
     if not rejects:
         return

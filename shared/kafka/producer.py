@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -23,6 +24,14 @@ ACK_DEADLINE_S = 10.0
 MAX_RECORD_BYTES = 1_000_000  # the broker's default message.max.bytes, less its own framing
 
 log = logging.get(__name__)
+
+
+class AckedSender(Protocol):
+    """What accepts records and tells when they are in the log: this producer, or the fast one of the hot path."""
+
+    async def send(
+        self, messages: Sequence[OutboxMessage], deadline_s: float = ACK_DEADLINE_S
+    ) -> list[tuple[int, int]]: ...
 
 
 class Producer:
