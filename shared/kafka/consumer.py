@@ -47,6 +47,7 @@ MAX_POLL_INTERVAL_MS = 60_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 COMMIT_DEADLINE_S = 5.0
+GIVE_UP_S = 30.0
 
 log = logging.get(__name__)
 
@@ -100,6 +101,7 @@ class ConsumerLoop:
         self._generation = 0
         self._busy = asyncio.Lock()
         self._assigned_once = asyncio.Event()
+        self._failing_since: float | None = None
         self._consumer: AIOKafkaConsumer | None = None
 
     async def check(self) -> str | None:
@@ -149,14 +151,29 @@ class ConsumerLoop:
         except OffsetOutOfRangeError as error:
             raise LogMoved(f"{self._group}: {error.args[0]} is no longer in the log") from error
         except (Retryable, KafkaError) as error:
+            self._give_up_if_it_stays(error)
             log.warning("consumer.waiting", group=self._group, error=str(error) or type(error).__name__)
             await asyncio.sleep(BACKOFF_FIRST_S * random.uniform(1, 5))  # noqa: S311
             return
+        self._failing_since = None
         generation = self._generation
         batch = self._batch_of({partition: [Record.of(r) for r in records] for partition, records in fetched.items()})
         if batch.records and not await self._apply(consumer, batch, generation, stop):
             return
         await self._commit(consumer, batch)
+
+    def _give_up_if_it_stays(self, error: Exception) -> None:
+        """aiokafka's coordination ends with its first unexpected error and every later read only repeats it.
+
+        Raises BrokerAway once Kafka has failed without a pause for GIVE_UP_S: the next process starts afresh.
+        """
+        if not isinstance(error, KafkaError):
+            self._failing_since = None  # the store is away: wait for it as long as it takes
+            return
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > GIVE_UP_S:
+            raise BrokerAway(f"{self._group} could not read for {GIVE_UP_S:g} s: {error}") from error
 
     async def _place(self, consumer: AIOKafkaConsumer) -> None:
         """Step 2. Raises LogMoved, Retryable, KafkaError."""

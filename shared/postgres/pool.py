@@ -8,7 +8,7 @@ from typing import Literal
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -71,8 +71,9 @@ class Database:
     """The pool of one service. `transaction()` is the only way to write."""
 
     def __init__(self, settings: DatabaseSettings, role: Role, application: str) -> None:
+        self._conninfo = connection_string(settings, role, application)
         self._pool = AsyncConnectionPool(
-            connection_string(settings, role, application),
+            self._conninfo,
             min_size=1,
             max_size=settings.database_pool_size,
             max_waiting=settings.database_pool_max_waiting,
@@ -85,9 +86,15 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Raises DatabaseAway when no connection can be made within 5 s."""
-        with database_errors():
+        """Raises DatabaseAway, naming the server, when no connection can be made within 5 s."""
+        try:
             await self._pool.open(wait=True, timeout=OPEN_S)
+        except PoolTimeout:
+            where = conninfo_to_dict(self._conninfo)
+            raise DatabaseAway(
+                f"Postgres at {where.get('host')}:{where.get('port', 5432)} (database {where.get('dbname')}) does not "
+                f"answer within {OPEN_S:g} s: check DATABASE_URL, or run `khata dev`"
+            ) from None
 
     async def close(self) -> None:
         await self._pool.close()

@@ -49,11 +49,11 @@ async def _partitions(parts: Parts, topic: str) -> list[int]:
         return [partition["partition"] for partition in described["partitions"]]
 
 
-async def send(parts: Parts, topic: str, values: Sequence[bytes], key: bytes = b"k") -> list[tuple[int, int]]:
-    """(partition, offset) of each."""
+async def send(parts: Parts, topic: str, values: Sequence[bytes], keys: int = 1) -> list[tuple[int, int]]:
+    """(partition, offset) of each; spread over so many keys."""
     producer = Producer(parts.kafka, "test")
     try:
-        return await producer.send([OutboxMessage(topic, key, value) for value in values])
+        return await producer.send([OutboxMessage(topic, b"k%d" % (n % keys), v) for n, v in enumerate(values)])
     finally:
         await producer.stop()
 

@@ -35,8 +35,8 @@ async def test_whoever_wins_every_event_is_counted_in_exactly_one_place(database
                 for event in range(EVENTS):
                     await count.apply(stamped(f"{number}-{event}", 1, time=time))
 
-            async def close(month: Month = month) -> Any:
-                await _until(count, first + 1 + number * EVENTS // ROUNDS)
+            async def close(month: Month = month, start_at: int = first + 1 + number * EVENTS // ROUNDS) -> Any:
+                await _until(count, start_at)
                 async with database.transaction() as connection:
                     return await seal(connection, "khata.aggregator", TOPIC, month, ["acme"])
 

@@ -1,0 +1,133 @@
+"""What each application role may do is exactly what stands here: enumerated, not sampled."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from devstack.stack import Stack
+
+ROLES = ("khata_aggregator", "khata_invoicer", "khata_payments", "khata_catalogue", "khata_reader")
+
+WRITES: dict[str, dict[str, str]] = {
+    "khata_aggregator": {
+        "audit.entry": "I",
+        "messaging.consumer_offset": "IU",
+        "messaging.inbox": "I",
+        "messaging.outbox": "IU",
+        "usage.adjustment": "I",
+        "usage.conflict": "I",
+        "usage.identity": "I",
+        "usage.segment": "I",
+        "usage.window": "IU",
+    },
+    "khata_catalogue": {
+        "audit.entry": "I",
+        "catalogue.api_key": "IU",
+        "catalogue.meter": "I",
+        "catalogue.organisation": "IU",
+        "catalogue.project": "IU",
+        "messaging.outbox": "IU",
+        "usage.epoch": "U",
+    },
+    "khata_reader": {},
+}
+MONEY_WRITERS = {
+    "billing": {"khata_invoicer"},
+    "ledger": {"khata_invoicer", "khata_payments"},
+    "payments": {"khata_payments"},
+}
+APPEND_ONLY = (
+    "audit.entry",
+    "usage.segment",
+    "usage.identity",
+    "usage.conflict",
+    "catalogue.meter",
+    "ledger.posting",
+    "ledger.entry",
+)
+
+
+@pytest.fixture(scope="module")
+def schema(stack: Stack, template_database: str) -> str:
+    """The session's template itself: whatever is tried here is refused, so nothing is left in it."""
+    return make_conninfo(stack.addresses.database_url, dbname=template_database)
+
+
+def held(connection: psycopg.Connection[tuple[object, ...]], role: str) -> dict[str, str]:
+    """Letters of what the role may write, by table: Insert, Update (any column), Delete, Truncate."""
+    rows = connection.execute(
+        """
+        SELECT n.nspname || '.' || c.relname,
+               CASE WHEN has_any_column_privilege(%(role)s, c.oid, 'INSERT') THEN 'I' ELSE '' END ||
+               CASE WHEN has_any_column_privilege(%(role)s, c.oid, 'UPDATE') THEN 'U' ELSE '' END ||
+               CASE WHEN has_table_privilege(%(role)s, c.oid, 'DELETE') THEN 'D' ELSE '' END ||
+               CASE WHEN has_table_privilege(%(role)s, c.oid, 'TRUNCATE') THEN 'T' ELSE '' END
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+        """,
+        {"role": role},
+    ).fetchall()
+    return {str(table): str(letters) for table, letters in rows if letters}
+
+
+@pytest.mark.parametrize("role", sorted(WRITES))
+def test_a_role_writes_what_it_was_granted_and_nothing_else(schema: str, role: str) -> None:
+    with psycopg.connect(schema) as connection:
+        assert held(connection, role) == WRITES[role]
+
+
+def test_nobody_deletes_and_money_is_written_by_its_own_roles_only(schema: str) -> None:
+    with psycopg.connect(schema) as connection:
+        for role in ROLES:
+            for table, letters in held(connection, role).items():
+                assert not set(letters) & {"D", "T"}, (role, table)
+                schema = table.partition(".")[0]
+                assert role in MONEY_WRITERS.get(schema, {role}), (role, table)
+                if table in APPEND_ONLY:
+                    assert letters == "I", (role, table)
+
+
+def test_no_table_belongs_to_an_application_role_and_none_of_them_can_log_in_or_rule(schema: str) -> None:
+    with psycopg.connect(schema) as connection:
+        owners = connection.execute(
+            "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        ).fetchall()
+        assert len(owners) == 1
+        assert owners[0][0] not in ROLES
+        rows = connection.execute(
+            "SELECT rolname, rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolcanlogin FROM pg_roles "
+            "WHERE rolname = ANY(%s)",
+            (list(ROLES),),
+        ).fetchall()
+        assert dict(rows) == dict.fromkeys(ROLES, False)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE billing.invoice SET state = 'cancelled'",
+        "DELETE FROM usage.segment",
+        "UPDATE usage.segment SET payload = ''",
+        "INSERT INTO usage.seal VALUES ('a', 2026, 1, 1)",
+        "SELECT secret_hash FROM catalogue.api_key",
+        "UPDATE audit.entry SET actor = 'nobody'",
+        "CREATE TABLE usage.mine (a int)",
+    ],
+)
+def test_the_aggregator_tries_and_is_refused(schema: str, statement: str) -> None:
+    with psycopg.connect(schema) as connection:
+        connection.execute("SET ROLE khata_aggregator")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit.entry SET actor = 'nobody'", "DELETE FROM audit.entry"])
+def test_not_even_the_owner_changes_an_audit_entry(schema: str, statement: str) -> None:
+    with psycopg.connect(schema) as connection:
+        connection.execute(
+            "INSERT INTO audit.entry (actor, action, object_kind, object_id) VALUES ('a', 'b', 'c', 'd')"
+        )
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            connection.execute(statement.encode())
