@@ -52,16 +52,19 @@ async def apply(settings: KafkaSettings, *, dev: bool, dry_run: bool = False) ->
             )
         replication = min(PRODUCTION_REPLICATION, brokers)
         present = await _present(admin)
-        states = []
+        states, missing = [], []
         for topic in with_dead_letters():
             name = settings.names.topic(topic)
             if name not in present:
-                if not dry_run:
-                    await _create(admin, name, topic, replication)
+                missing.append(
+                    NewTopic(name, topic.partitions, replication, topic_configs=configuration(topic, replication))
+                )
                 states.append(TopicState(name, topic.partitions, "created"))
             else:
                 differences = await _differences(admin, name, topic, present[name], replication)
                 states.append(TopicState(name, present[name], "differs" if differences else "exists", differences))
+        if missing and not dry_run:
+            await _create(admin, missing)
         return states
     except KafkaError as error:
         raise BrokerAway(f"Kafka: {error}") from error
@@ -103,13 +106,10 @@ async def _present(admin: AIOKafkaAdminClient) -> dict[str, int]:
     return {topic["topic"]: len(topic["partitions"]) for topic in described}
 
 
-async def _create(admin: AIOKafkaAdminClient, name: str, topic: Topic, replication: int) -> None:
-    new = NewTopic(name, topic.partitions, replication, topic_configs=configuration(topic, replication))
-    try:
-        response = await admin.create_topics([new])
-    except TopicAlreadyExistsError:
-        return  # made by another at the same moment
-    for _, code, *message in response.topic_errors:
+async def _create(admin: AIOKafkaAdminClient, new: list[NewTopic]) -> None:
+    """All in one request; another process may make them at the same moment."""
+    response = await admin.create_topics(new)
+    for name, code, *message in response.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):
             raise Misconfigured(f"topic {name} cannot be created (Kafka error {code}: {message})")
 
