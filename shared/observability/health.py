@@ -22,13 +22,15 @@ Check = Callable[[], Awaitable[str | None]]
 
 @dataclass
 class Health:
-    """Readiness of one process; services register checks by name."""
+    """Readiness of one process: services register their checks by name, all at once; not ready before that."""
 
     checks: dict[str, Check] = field(default_factory=dict)
     draining: bool = False
 
     async def problems(self) -> dict[str, str]:
         found = {} if not self.draining else {"draining": "the process is stopping"}
+        if not self.checks:  # the port answers before the service has got as far as registering them
+            found["starting"] = "the process is starting"
         for name, check in self.checks.items():
             if (problem := await check()) is not None:
                 found[name] = problem

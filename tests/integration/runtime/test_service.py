@@ -40,8 +40,15 @@ async def child(process, kind):
         raise Misconfigured("set WHAT_IS_MISSING")
     await process.stop.wait()
 
+async def fine():
+    return None
+
 async def run(settings, process):
     kind = sys.argv[1]
+    if kind == "starts":
+        print("running", flush=True)
+        await process.stop.wait()
+    process.health.checks |= {"fine": fine}
     if kind == "ends":
         return
     async with asyncio.TaskGroup() as tasks:
@@ -91,6 +98,14 @@ def test_sigterm_drains_with_readiness_off_and_exits_0() -> None:
         assert httpx2.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
         _until(process, "drained")
         assert process.wait(5) == 0
+
+
+def test_a_process_is_not_ready_before_its_service_has_said_what_ready_means() -> None:
+    port = free_port()
+    with tiny("starts", port) as process:
+        _until(process, "running")
+        ready = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+        assert (ready.status_code, ready.json()["problems"]) == (503, {"starting": "the process is starting"})
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
