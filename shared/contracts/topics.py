@@ -93,6 +93,17 @@ PAYMENTS_WEBHOOKS = Topic(
     partitions=2,
     retention_ms=30 * DAY_MS,
 )
+SPOOLS = Topic(
+    name="spools.v1",
+    owner="ingest",
+    producers=("ingest", "receiver"),
+    consumers=("invoicer",),
+    key="spool id",
+    value="what a spool says of itself: as of when, oldest unsent, totals, retired",
+    partitions=1,
+    retention_ms=None,
+    compacted=True,
+)
 
 TOPICS: tuple[Topic, ...] = (
     USAGE_RAW,
@@ -101,6 +112,7 @@ TOPICS: tuple[Topic, ...] = (
     INVOICES,
     PAYMENTS,
     PAYMENTS_WEBHOOKS,
+    SPOOLS,
 )
 
 

@@ -13,7 +13,21 @@ HTTP_SECONDS = Histogram("khata_http_request_duration_seconds", "Time to answer"
 # Ingest
 EVENTS_ACCEPTED = Counter("khata_events_accepted", "Events acked by Kafka", ["door"])
 EVENTS_REJECTED = Counter("khata_events_rejected", "Events refused at the door", ["door", "code"])
+KAFKA_DOOR_OPEN = Gauge("khata_kafka_door_open", "1 while the Kafka door reads; 0 when something in the log stops it")
 CATALOGUE_AT_END = Gauge("khata_catalogue_at_end", "1 while the catalogue cache has read its topic to the end")
+
+# The spool
+SPOOL_BYTES = Gauge("khata_spool_bytes", "Size of the spool on its disk, log included")
+SPOOL_CAP_BYTES = Gauge("khata_spool_cap_bytes", "Largest size its file may have")
+SPOOL_UNSENT = Gauge("khata_spool_unsent_events", "Accepted events that Kafka has not acknowledged")
+SPOOL_OLDEST_SECONDS = Gauge("khata_spool_oldest_unsent_seconds", "Age of the oldest of them, 0 without any")
+SPOOL_SET_ASIDE = Gauge("khata_spool_set_aside_events", "Events that Kafka refuses for good; they wait for a person")
+SPOOL_LOST = Gauge("khata_spool_lost_events", "Accepted events that a damaged write-ahead log has lost")
+SPOOL_APPENDED = Counter("khata_spool_appended", "Events fsynced in the spool")
+SPOOL_FORWARDED = Counter("khata_spool_forwarded", "Events of the spool acked by Kafka and marked")
+SPOOL_PURGED = Counter("khata_spool_purged", "Events purged after they were consumed")
+SPOOL_REFUSED = Counter("khata_spool_refused", "Calls refused: full, not_registered", ["reason"])
+SPOOL_FAILURES = Counter("khata_spool_failures", "Failures of append, forward, mark, purge, publish", ["operation"])
 
 # The consumer loop
 RECORDS_APPLIED = Counter("khata_consumer_records", "Records whose effect is durable", ["group", "topic"])

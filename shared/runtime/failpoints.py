@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 POINTS: dict[str, str] = {
@@ -24,6 +25,11 @@ POINTS: dict[str, str] = {
     "payments.intent.before_call": "the intent is claimed, Razorpay is not called",
     "payments.intent.after_call": "Razorpay has acted, the outcome is not stored",
     "payments.apply.before_commit": "a webhook's effect is written, not committed",
+    "spool.append.before_commit": "events are written into the spool, not committed",
+    "spool.append.after_commit": "events are fsynced in the spool, nobody is answered",
+    "spool.forward.before_ack": "events of the spool are about to be sent to Kafka, no ack is known",
+    "spool.forward.before_mark": "events of the spool are acked by Kafka, their rows are not marked",
+    "spool.purge.before_delete": "rows of the spool are found consumed, nothing is deleted",
     "receiver.before_ack": "a verified webhook is on its way to Kafka, the delivery is not answered",
 }
 
@@ -36,17 +42,34 @@ async def failpoint(name: str) -> None:
     """Wait here when `name` is armed; free of cost when failpoints are off."""
     if _folder is None:
         return
+    hit = _taken(_folder, name)
+    if hit is not None:
+        await asyncio.sleep(HOLD_S)
+        hit.unlink(missing_ok=True)
+
+
+def failpoint_in_thread(name: str) -> None:
+    """The same for a thread without an event loop: it blocks the thread."""
+    if _folder is None:
+        return
+    hit = _taken(_folder, name)
+    if hit is not None:
+        time.sleep(HOLD_S)
+        hit.unlink(missing_ok=True)
+
+
+def _taken(folder: str, name: str) -> Path | None:
+    """The hit, when the point is armed for this process and no other was first."""
     assert name in POINTS, f"{name} is not in the list of failpoints"
-    armed = Path(_folder) / f"{name}.armed"
+    armed = Path(folder) / f"{name}.armed"
     hit = armed.with_name(f"{name}.hit-{os.getpid()}")
     try:
         if armed.read_text() not in ("", str(os.getpid())):
-            return
+            return None
         armed.rename(hit)
     except FileNotFoundError:
-        return
-    await asyncio.sleep(HOLD_S)
-    hit.unlink(missing_ok=True)
+        return None
+    return hit
 
 
 def arm(folder: Path, name: str, pid: int | None = None) -> Path:

@@ -1,0 +1,81 @@
+"""The three loops of a spool, as a service keeps them running beside its own work.
+
+Order at the end: the forwarder drains (its deadline), then the last statement is sent, so that a process
+that stops empty has said so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from shared.contracts.topics import Names
+from shared.domain.errors import Retryable
+from shared.observability import logging, names
+from shared.spool.forward import DRAIN_DEADLINE_S, Forwarder, Send
+from shared.spool.purge import Positions, purge_once
+from shared.spool.registry import Publisher, register
+from shared.spool.store import Spool
+
+PURGE_EVERY_S = 600.0
+REGISTER_AGAIN_S = 1.0
+
+log = logging.get(__name__)
+
+
+async def keep(
+    spool: Spool,
+    send: Send,
+    topics: Names,
+    positions: Positions,
+    stop: asyncio.Event,
+    *,
+    drain_s: float = DRAIN_DEADLINE_S,
+    purge_every_s: float = PURGE_EVERY_S,
+) -> None:
+    """Register, then forward, publish and purge until `stop`, then drain. Raises SpoolBroken.
+
+    `send` is `Producer.send`, `positions` `group_positions(...)` of the group that consumes what is spooled. Set
+    `stop` when nothing more will be appended. A spool that is new stays closed (append raises
+    SpoolNotRegistered) until Kafka answers for the first time.
+    """
+    drained = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_forward(spool, send, stop, drained, drain_s))
+        group.create_task(_publish(spool, send, topics, drained))
+        group.create_task(_purge(spool, positions, stop, purge_every_s))
+
+
+async def _forward(spool: Spool, send: Send, stop: asyncio.Event, drained: asyncio.Event, drain_s: float) -> None:
+    await Forwarder(spool, send).run(stop, drain_s)
+    drained.set()
+
+
+async def _publish(spool: Spool, send: Send, topics: Names, drained: asyncio.Event) -> None:
+    while not drained.is_set():
+        try:
+            await register(spool, send, topics)
+            break
+        except Retryable as error:
+            log.warning("spool.not_registered", spool=spool.id, error=str(error))
+            await _pause(drained, REGISTER_AGAIN_S)
+    await Publisher(spool, send, topics).run(drained)
+
+
+async def _purge(spool: Spool, positions: Positions, stop: asyncio.Event, every_s: float) -> None:
+    while not stop.is_set():
+        try:
+            purged = await purge_once(spool, positions, datetime.now(UTC))
+            log.info("spool.purged", spool=spool.id, events=purged.events, kept_rows=purged.kept_rows)
+        except Retryable as error:
+            names.SPOOL_FAILURES.labels("purge").inc()
+            log.warning("spool.not_purged", spool=spool.id, error=str(error))
+        await _pause(stop, every_s)
+
+
+async def _pause(until: asyncio.Event, seconds: float) -> None:
+    """Wait, but no longer than until the event."""
+    try:
+        await asyncio.wait_for(until.wait(), seconds)
+    except TimeoutError:
+        return
