@@ -124,7 +124,9 @@ async def _windows(count: Any, example: int) -> dict[tuple[str, str, bool, datet
     rows = await count.rows(
         "SELECT meter_id, subject, live, hour, count, sum FROM usage.window WHERE subject LIKE %s", f"%-{example}"
     )
-    return {(meter, subject, live, hour): (number, Fraction(total)) for meter, subject, live, hour, number, total in rows}
+    return {
+        (meter, subject, live, hour): (number, Fraction(total)) for meter, subject, live, hour, number, total in rows
+    }
 
 
 def _without_dead_letters(producer: Any) -> None:
