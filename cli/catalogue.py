@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from shared.catalogue.apply import Applied, Change, apply_catalogue
 from shared.catalogue.file import CatalogueFile, read_catalogue
 from shared.catalogue.keys import PepperSettings
 from shared.contracts.topics import CATALOGUE
-from shared.domain.errors import BrokerAway, Usage
+from shared.domain.errors import BrokerAway, DatabaseAway, Usage
 from shared.kafka.producer import Producer
 from shared.postgres import outbox
 from shared.postgres.migrate import require_current
@@ -28,6 +29,7 @@ from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
 app = typer.Typer(help="Organisations, projects, meters, keys and prices.", no_args_is_help=True)
 
 DRAIN_S = 20.0
+ATTEMPTS = 5
 
 
 class CatalogueSettings(KafkaSettings, DatabaseSettings, PepperSettings):
@@ -36,6 +38,10 @@ class CatalogueSettings(KafkaSettings, DatabaseSettings, PepperSettings):
 
 class _DryRun(Exception):
     """Rolls the transaction back after everything was tried."""
+
+    def __init__(self, applied: Applied) -> None:
+        super().__init__()
+        self.applied = applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +88,40 @@ async def apply_file(settings: CatalogueSettings, file: CatalogueFile, *, dry_ru
     try:
         async with database.connection() as connection:
             await require_current(connection)
-        applied, prices = Applied(), []
-        try:
-            async with database.transaction() as connection:
-                applied = await apply_catalogue(connection, file, topic, settings.peppers, operator())
-                await connection.execute("SET LOCAL ROLE khata_invoicer")
-                prices = await apply_prices(connection, file.seller, file.prices, operator())
-                await connection.execute("SET LOCAL ROLE khata_catalogue")
-                if dry_run:
-                    raise _DryRun
-        except _DryRun:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                applied, prices = await _apply_once(settings, database, file, topic, dry_run=dry_run)
+                break
+            except DatabaseAway:  # a long batch holds the epoch lock: nothing happened, try again
+                if attempt == ATTEMPTS:
+                    raise
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+        if dry_run:
             return Outcome([*applied.changes, *prices], {})
         await drain(settings, database, topic)
         return Outcome([*applied.changes, *prices], applied.secrets)
     finally:
         await database.close()
+
+
+async def _apply_once(
+    settings: CatalogueSettings, database: Database, file: CatalogueFile, topic: str, *, dry_run: bool
+) -> tuple[Applied, list[Change]]:
+    applied, prices = Applied(), list[Change]()
+
+    async def write_prices() -> None:
+        await connection.execute("SET LOCAL ROLE khata_invoicer")
+        prices.extend(await apply_prices(connection, file.seller, file.prices, operator()))
+        await connection.execute("SET LOCAL ROLE khata_catalogue")
+
+    try:
+        async with database.transaction() as connection:
+            applied = await apply_catalogue(connection, file, topic, settings.peppers, operator(), write_prices)
+            if dry_run:
+                raise _DryRun(applied)
+    except _DryRun as done:
+        applied = done.applied
+    return applied, prices
 
 
 async def drain(settings: CatalogueSettings, database: Database, topic: str) -> None:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from services.aggregator.batch import Decoded, PreparedBatch, prepare
-from services.aggregator.identity import Claim, Split, claim_identities
+from services.aggregator.identity import Claim, Split, claim_identities, generations
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
-from shared.domain.errors import Rejected
+from shared.domain.errors import DatabaseAway, Rejected
 from shared.domain.period import Month
 from shared.kafka import dead_letter, offsets
 from shared.kafka.dead_letter import Reject
@@ -33,7 +33,7 @@ from shared.kafka.producer import Producer
 from shared.kafka.records import Batch, Partition, Record
 from shared.observability import names as metrics
 from shared.postgres import epoch, outbox
-from shared.postgres.pool import Connection, Database
+from shared.postgres.pool import Connection, Database, is_lock_timeout
 from shared.runtime.failpoints import failpoint
 from shared.usage.event import Metering, UsageEvent, check_event
 from shared.usage.fold import fold
@@ -49,6 +49,7 @@ class Epoch:
     version: int
     metering: Metering
     sealed: frozenset[tuple[str, Month]]
+    generations: tuple[int, ...]
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Aggregator:
     group: str
     _epoch: Epoch | None = field(default=None, init=False)
     _prepared: PreparedBatch | None = field(default=None, init=False)
+    _lock_timeouts: int = field(default=0, init=False)
 
     async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
         async with self.database.connection() as connection:
@@ -71,23 +73,32 @@ class Aggregator:
             prepared = prepare(batch)
             await dead_letter.write(self.producer, prepared.malformed, self.group, "aggregator")
             self._prepared = prepared
-        async with self.database.transaction() as connection:
-            dispositions = await self._write(connection, self._prepared)
-            await failpoint("aggregator.batch.before_commit")
+        try:
+            async with self.database.transaction() as connection:
+                dispositions = await self._write(connection, self._prepared)
+                await failpoint("aggregator.batch.before_commit")
+        except DatabaseAway as away:
+            await self._after_lock_timeout(away)
+            raise
+        self._lock_timeouts = 0
         self._prepared = None
         for disposition, count in Counter(dispositions).items():
             metrics.EVENTS_APPLIED.labels(disposition.name.lower()).inc(count)
         await failpoint("aggregator.batch.after_commit")
 
-    async def after(self, batch: Batch) -> None:
-        """Nothing is published yet: readers ask Postgres."""
+    async def _after_lock_timeout(self, away: DatabaseAway) -> None:
+        """Who waits twice for the epoch lock or its own offset row ends the frozen process that holds it."""
+        self._lock_timeouts = self._lock_timeouts + 1 if is_lock_timeout(away) else 0
+        if self._lock_timeouts >= 2:
+            async with self.database.connection() as connection:
+                await epoch.end_stale_holders(connection)
 
     async def _write(self, connection: Connection, prepared: PreparedBatch) -> list[Disposition]:
         current = await self._enter(connection)
         events, refused = _check(prepared.decoded, current.metering)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         await failpoint("aggregator.batch.after_offsets")
-        split = await claim_identities(connection, _claims(events))
+        split = await claim_identities(connection, _claims(events), current.generations)
         dispositions = _dispositions(len(prepared.batch.records), events, split, current)
         await merge_windows(connection, fold(_of(events, dispositions, Disposition.COUNTED, Disposition.TEST)))
         await store_segments(connection, prepared.segments, dispositions)
@@ -100,8 +111,12 @@ class Aggregator:
         """Take the epoch lock shared and hold what belongs to its version."""
         version = await epoch.enter_shared(connection)
         if self._epoch is None or self._epoch.version != version:
-            metering, sealed = await read_metering(connection), await sealed_months(connection)
-            self._epoch = Epoch(version, metering, frozenset(sealed))
+            self._epoch = Epoch(
+                version,
+                await read_metering(connection),
+                frozenset(await sealed_months(connection)),
+                await generations(connection),
+            )
         return self._epoch
 
     async def _reject(self, connection: Connection, refused: Sequence[Reject]) -> None:

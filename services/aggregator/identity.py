@@ -40,13 +40,16 @@ class Split:
         return Disposition.CONFLICT if index in self.conflicts else None
 
 
-async def claim_identities(connection: Connection, claims: Sequence[Claim]) -> Split:
-    """Insert what is new into the open generation and sort the rest. Rows are locked in order of key."""
+async def claim_identities(connection: Connection, claims: Sequence[Claim], generations: Sequence[int]) -> Split:
+    """Insert what is new into the open generation and sort the rest. Rows are locked in order of key.
+
+    `generations`: all that exist in this epoch.
+    """
     first: dict[bytes, Claim] = {}
     for claim in claims:
         first.setdefault(claim.key, claim)
     inserted = await _insert(connection, sorted(first.values(), key=lambda claim: claim.key))
-    seen = await _fingerprints(connection, [key for key in first if key not in inserted])
+    seen = await _fingerprints(connection, [key for key in first if key not in inserted], generations)
     fresh: set[int] = set()
     duplicates: set[int] = set()
     conflicts: set[int] = set()
@@ -82,13 +85,23 @@ async def _insert(connection: Connection, claims: Sequence[Claim]) -> set[bytes]
     return {row[0].bytes for row in rows}
 
 
-async def _fingerprints(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
+async def generations(connection: Connection) -> tuple[int, ...]:
+    """Every generation of identities; constant within an epoch."""
+    rows = await (await connection.execute("SELECT id FROM usage.generation ORDER BY id")).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+async def _fingerprints(connection: Connection, keys: Sequence[bytes], generations: Sequence[int]) -> dict[bytes, int]:
     if not keys:
         return {}
     rows = await (
         await connection.execute(
-            "SELECT key, fingerprint FROM usage.identity WHERE key = ANY(%b::uuid[])",
-            ([UUID(bytes=key) for key in keys],),
+            # The generation leads the primary key: without it the whole table is read.
+            """
+            SELECT key, fingerprint FROM usage.identity
+            WHERE generation = ANY(%b::integer[]) AND key = ANY(%b::uuid[])
+            """,
+            (list(generations), [UUID(bytes=key) for key in keys]),
             binary=True,
         )
     ).fetchall()

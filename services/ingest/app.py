@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 
 from services.ingest import http
@@ -10,13 +11,17 @@ from services.ingest.kafka_door import KafkaDoor
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
+from shared.domain.errors import KhataError
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.fast_producer import FastProducer
-from shared.observability import logging
+from shared.kafka.producer import Producer
+from shared.observability import logging, names
 from shared.runtime import service
 from shared.runtime.http import HttpServer
 from shared.runtime.service import Process
+
+DOOR_RETRY_S = 5.0
 
 log = logging.get(__name__)
 
@@ -26,13 +31,14 @@ async def run(settings: IngestSettings, process: Process) -> None:
     await topics.require(settings, (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE))
     ingest_id = f"{settings.instance}-{uuid.uuid4().hex[:8]}"
     cache, producer = CatalogueCache(), FastProducer(settings, f"ingest-{ingest_id}")
+    dead_letters = Producer(settings, f"ingest-{ingest_id}-dlq")
     group = settings.names.group("ingest", "door")
     door = ConsumerLoop(
         settings,
         group=group,
         instance=settings.instance,
         topics=[settings.names.topic(USAGE_RAW)],
-        handler=KafkaDoor(settings, cache, producer, ingest_id, group),
+        handler=KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group),
         isolation="read_committed",
         commit_positions=True,
     )
@@ -48,13 +54,31 @@ async def run(settings: IngestSettings, process: Process) -> None:
             await _either(cache.at_end, following, process.stop)
             await server.start()
             log.info("ingest.open", http_port=server.port)
-            reading = tasks.create_task(door.run(process.stop))
+            reading = tasks.create_task(_keep_open(door, process.stop))
             await process.stop.wait()
             await server.stop()
             await reading
             doors_closed.set()
     finally:
         await producer.stop()
+        await dead_letters.stop()
+
+
+async def _keep_open(door: ConsumerLoop, stop: asyncio.Event) -> None:
+    """Run the Kafka door. What stops it (a record no client can decode, a moved log) must not close the HTTP door.
+
+    It is tried again every few seconds; until it works the metric says so and closing a month waits, naming the
+    partition: nothing that was accepted there is passed over.
+    """
+    while not stop.is_set():
+        try:
+            names.KAFKA_DOOR_OPEN.set(1)
+            await door.run(stop)
+        except KhataError as error:
+            names.KAFKA_DOOR_OPEN.set(0)
+            log.error("ingest.kafka_door_closed", error=str(error), again_in_s=DOOR_RETRY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), DOOR_RETRY_S)
 
 
 async def _either(ready: asyncio.Event, work: asyncio.Task[None], stop: asyncio.Event) -> None:

@@ -30,7 +30,7 @@ from shared.domain.errors import BrokerAway, Rejected
 from shared.kafka import dead_letter
 from shared.kafka.dead_letter import Reject
 from shared.kafka.offsets import StoredOffset
-from shared.kafka.producer import ACK_DEADLINE_S, AckedSender
+from shared.kafka.producer import ACK_DEADLINE_S, AckedSender, Producer
 from shared.kafka.records import Batch, Partition, Record
 from shared.observability import names as metrics
 from shared.runtime.failpoints import failpoint
@@ -45,6 +45,7 @@ class KafkaDoor:
     settings: IngestSettings
     cache: CatalogueCache
     producer: AckedSender
+    dead_letters: Producer  # the fast one has no room for a record at the broker's limit
     ingest_id: str
     group: str
 
@@ -57,11 +58,11 @@ class KafkaDoor:
             raise BrokerAway(f"Kafka: {error}") from error
         finally:
             await admin.close()
-        found = {partition: committed[partition].offset for partition in partitions if partition in committed}
-        return {
-            partition: StoredOffset(found[partition]) if found.get(partition, -1) >= 0 else None
-            for partition in partitions
-        }
+        missing = [partition for partition in partitions if partition not in committed]
+        if missing:  # a coordinator that moves answers with nothing: that is not "never committed"
+            raise BrokerAway(f"Kafka told no position of {missing[0].topic}[{missing[0].partition}]")
+        found = {partition: committed[partition].offset for partition in partitions}
+        return {partition: StoredOffset(at) if at >= 0 else None for partition, at in found.items()}
 
     async def apply(self, batch: Batch) -> None:
         accepted: list[StampedEvent] = []
@@ -73,12 +74,9 @@ class KafkaDoor:
             except Rejected as error:
                 metrics.EVENTS_REJECTED.labels("kafka", error.code).inc()
                 rejects.append(Reject(record, error))
-        await dead_letter.write(self.producer, rejects, self.group, "ingest")
+        await dead_letter.write(self.dead_letters, rejects, self.group, "ingest")
         await accept(accepted, self.settings.names, self.producer, "kafka", ACK_DEADLINE_S)
         await failpoint("ingest.door.before_commit")
-
-    async def after(self, batch: Batch) -> None:
-        """Nothing more: the loop commits the position."""
 
     async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:
         envelope = self._envelope(record)

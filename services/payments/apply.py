@@ -23,7 +23,7 @@ import msgspec
 from services.payments import link_store, payment_store
 from services.payments.cases import open_case
 from services.payments.facts import LinkFact, Webhook, read_webhook
-from services.payments.object_locks import lock_objects
+from services.payments.object_locks import lock_objects_and_told_orders
 from services.payments.settle import settle
 from shared.contracts.messages.payment import WebhookMessage, decode_webhook
 from shared.domain.errors import Rejected
@@ -77,7 +77,7 @@ class WebhookApplier:
             self._rejected = batch
         async with self.database.transaction() as connection:
             await offsets.move(connection, self.group, batch.ranges)
-            await lock_objects(connection, _object_ids(deliveries))
+            await lock_objects_and_told_orders(connection, _object_ids(deliveries))
             touched: set[str] = set()
             for delivery in deliveries:
                 if await inbox.first_time(connection, self.group, delivery.identity):
@@ -86,9 +86,6 @@ class WebhookApplier:
             await failpoint("payments.apply.before_commit")
         for outcome in outcomes:
             metrics.PAYMENTS_POSTED.labels(outcome).inc()
-
-    async def after(self, batch: Batch) -> None:
-        """Nothing to publish: what happened leaves through the outbox."""
 
     async def _record(self, connection: Connection, delivery: Delivery) -> set[str]:
         """Store what one delivery says; returns the payments to settle because of it."""

@@ -61,9 +61,6 @@ class Collector:
             for invoice in invoices:
                 await _collect(connection, invoice)
 
-    async def after(self, batch: Batch) -> None:
-        """Nothing to publish."""
-
 
 def decode(records: Sequence[Record]) -> tuple[list[InvoiceMessage], list[Reject]]:
     """Split a batch into invoice messages and what is none. Pure."""

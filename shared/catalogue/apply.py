@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +58,16 @@ class Applied:
 
 
 async def apply_catalogue(
-    connection: Connection, file: CatalogueFile, topic: str, peppers: dict[str, bytes], actor: str
+    connection: Connection,
+    file: CatalogueFile,
+    topic: str,
+    peppers: dict[str, bytes],
+    actor: str,
+    before_epoch: Callable[[], Awaitable[None]] | None = None,
 ) -> Applied:
     """Write the file's organisations, projects, meters and keys in the caller's transaction.
 
+    `before_epoch` is what else belongs into the transaction (prices): the epoch lock is taken after it.
     Idempotent: applying a file twice changes nothing and makes no new secret. `topic` is the real name of
     catalogue.v1. Raises Usage when the file contradicts what is there (a project that would move to
     another organisation, a meter defined otherwise, a currency that would change).
@@ -76,8 +82,6 @@ async def apply_catalogue(
         await _meter(connection, meter, applied)
     for key in file.keys:
         await _key(connection, key, peppers, applied)
-    if applied.epoch_moves:
-        await epoch.enter_exclusive(connection)
     for change in applied.changes:
         if change.outcome != "exists":
             await append(
@@ -90,6 +94,10 @@ async def apply_catalogue(
     await outbox.add(
         connection, [OutboxMessage(topic, key_of(message), encode_catalogue(message)) for message in applied.messages]
     )
+    if before_epoch is not None:
+        await before_epoch()
+    if applied.epoch_moves:
+        await epoch.enter_exclusive(connection)
     return applied
 
 
@@ -186,7 +194,7 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         return
     if found is not None:
         raise Usage(f"meter {entry.id} exists with another definition, and a meter never changes: give it a new id")
-    await _refuse_late_meter(connection, entry)
+    await _refuse_late_meter(connection, entry, applied)
     await connection.execute(
         """
         INSERT INTO catalogue.meter (id, name, event_type, aggregation, value_path, unit, billable)
@@ -201,15 +209,16 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
     applied.note("meter", entry.id, "created", message)
 
 
-async def _refuse_late_meter(connection: Connection, entry: MeterEntry) -> None:
+async def _refuse_late_meter(connection: Connection, entry: MeterEntry, applied: Applied) -> None:
     """Meters of one event type are made together, in one apply.
 
     Events counted before a meter existed are not in its windows, so an invoice would differ from its own proof.
     """
+    made_now = [change.id for change in applied.changes if (change.kind, change.outcome) == ("meter", "created")]
     found = await _one(
         connection,
-        "SELECT id FROM catalogue.meter WHERE event_type = %s AND created_at < now() LIMIT 1",
-        (entry.event_type,),
+        "SELECT id FROM catalogue.meter WHERE event_type = %s AND id <> ALL(%s) LIMIT 1",
+        (entry.event_type, made_now),
     )
     if found is not None:
         raise Usage(

@@ -18,6 +18,9 @@ DLQ_ERROR_CODE = "dlq.error_code"
 DLQ_ERROR = "dlq.error"
 DLQ_FAILED_AT = "dlq.failed_at"
 DLQ_ATTEMPT = "dlq.attempt"
+# Only on a value too large for the dead-letter topic: its whole length and sha256.
+DLQ_TRUNCATED_FROM = "dlq.truncated_from"
+DLQ_SHA256 = "dlq.sha256"
 DLQ_PREFIX = "dlq."
 
 Headers = tuple[tuple[str, bytes], ...]

@@ -7,13 +7,14 @@ without what Khata stamped: same identity and fingerprint = duplicate, other fin
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, localcontext
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
 _MASK32 = 0xFFFF_FFFF
+_EXACT = Context(prec=120, Emin=-(10**17), Emax=10**17)  # more digits than any number may have
 # Far below the interpreter's own limit, which depends on how deep the caller stands: what one process can
 # read, every other one can read, encode and hash.
 MAX_DEPTH = 64
@@ -28,23 +29,26 @@ def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
     return hashed.digest()
 
 
+MAX_NUMBER_CHARACTERS = 100
+
+
 def _number(text: str) -> int | Decimal:
-    """A JSON number with a point or exponent, in one spelling: 1.50, 1.5 and 15e-1 are the same quantity."""
+    """A JSON number with a point or exponent, in one spelling: 1.50, 1.5 and 15e-1 are the same quantity.
+
+    Raises ValueError for more than 100 characters: no quantity needs them, and each would cost all readers.
+    """
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(f"a number may have at most {MAX_NUMBER_CHARACTERS} characters")
     try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise ValueError("a number's exponent is outside of what decimals can hold") from None
-    sign, digits, exponent = value.as_tuple()
-    assert isinstance(exponent, int)
-    trimmed = digits
-    while len(trimmed) > 1 and trimmed[-1] == 0:
-        trimmed, exponent = trimmed[:-1], exponent + 1
-    if trimmed == (0,):
+        with localcontext(_EXACT):
+            value = Decimal(text).normalize()
+    except ArithmeticError:
+        raise ValueError(f"{text} is beyond any number that can be kept exactly") from None
+    if not value:
         return 0
-    if 0 <= exponent <= 40:
-        whole: int = int("".join(map(str, trimmed))) * 10**exponent
-        return -whole if sign else whole
-    return Decimal((sign, trimmed, exponent))
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return int(value) if 0 <= exponent <= 40 else value
 
 
 _decode = msgspec.json.Decoder(float_hook=_number).decode

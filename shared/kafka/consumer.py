@@ -2,7 +2,9 @@
 
     1  assigned: pause at once, mark the partitions as not placed (nothing read before step 2 counts)
     2  place: read the stored offsets, compare with the log (`decide_start`), seek, resume
-    3  read; drop what is not ours or below our position; a record above it means seek again
+    3  read; drop what is not ours or below our position; a record above it means place again (and LogMoved when
+       it stays). After ANY error of a read all partitions are placed again: aiokafka moves the positions of the
+       partitions it had drained before the one that failed, and drops their records
     4  `handler.apply` makes the effect durable together with the offsets
                                           Retryable: pause, back off, the same batch again; never a dead letter
                                           Fenced: another owner was faster: place again
@@ -32,7 +34,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from shared.domain.errors import BrokerAway, Fenced, LogMoved, Retryable
+from shared.domain.errors import BrokerAway, Fatal, Fenced, LogMoved, Retryable
 from shared.kafka.offsets import Start, StoredOffset, decide_start
 from shared.kafka.records import Batch, OffsetRange, Partition, Record
 from shared.observability import logging, names
@@ -60,9 +62,6 @@ class Handler(Protocol):
 
     async def apply(self, batch: Batch) -> None:
         """Make the whole batch's effect durable, its offsets with it. Raises Retryable, Fenced or Fatal."""
-
-    async def after(self, batch: Batch) -> None:
-        """After the effect is durable: publications that heal when lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ class ConsumerLoop:
         self._isolation = isolation
         self._positions: dict[Partition, int] = {}
         self._verify: dict[Partition, Start] = {}
+        self._gaps: dict[Partition, int] = {}
         self._unplaced: set[Partition] = set()
         self._generation = 0
         self._busy = asyncio.Lock()
@@ -147,14 +147,19 @@ class ConsumerLoop:
                 await self._place(consumer)
             fetched = await consumer.getmany(timeout_ms=self._limits.wait_ms, max_records=self._limits.max_records)
         except NoOffsetForPartitionError:
-            return  # fetched before we had placed it; `_place` seeks
+            self._forget(set(self._positions))  # fetched before we had placed it
+            return
         except OffsetOutOfRangeError as error:
             raise LogMoved(f"{self._group}: {error.args[0]} is no longer in the log") from error
         except (Retryable, KafkaError) as error:
+            self._forget(set(self._positions))
             self._give_up_if_it_stays(error)
             log.warning("consumer.waiting", group=self._group, error=str(error) or type(error).__name__)
             await asyncio.sleep(BACKOFF_FIRST_S * random.uniform(1, 5))  # noqa: S311
             return
+        except (UnicodeError, ValueError, TypeError) as error:
+            places = {f"{p.topic}[{p.partition}]": at for p, at in sorted(self._positions.items())}
+            raise Fatal(f"{self._group}: a record at or after {places} cannot be decoded: {error}") from error
         self._failing_since = None
         generation = self._generation
         batch = self._batch_of({partition: [Record.of(r) for r in records] for partition, records in fetched.items()})
@@ -207,11 +212,31 @@ class ConsumerLoop:
             if position is None:
                 continue
             mine = [record for record in self._verified(partition, fetched[partition]) if record.offset >= position]
+            if mine and not self._commit_positions and self._gap(partition, position, mine):
+                continue
             if mine:
                 records += mine
                 end = mine[-1].offset + 1
                 ranges.append(OffsetRange(partition.topic, partition.partition, position, end, mine[-1]))
         return Batch(tuple(records), tuple(ranges))
+
+    def _gap(self, partition: Partition, position: int, mine: Sequence[Record]) -> bool:
+        """Whether records are missing: our own topics have no transactions and are not compacted, so none may be.
+
+        The partition is placed again; raises LogMoved when the same gap is there twice.
+        """
+        if mine[-1].offset - position + 1 == len(mine):
+            self._gaps.pop(partition, None)
+            return False
+        if self._gaps.get(partition) == position:
+            raise LogMoved(
+                f"{partition.topic}[{partition.partition}]: records after {position} are missing from the log; "
+                f"the next one read was {mine[0].offset}"
+            )
+        log.warning("consumer.gap", group=self._group, partition=partition.partition, position=position)
+        self._gaps[partition] = position
+        self._forget({partition})
+        return True
 
     def _verified(self, partition: Partition, records: Sequence[Record]) -> Sequence[Record]:
         """The first record read after a start must be the last one applied before it."""
@@ -250,7 +275,6 @@ class ConsumerLoop:
                     names.BATCHES.labels(self._group, "applied").inc()
                     for moved in batch.ranges:
                         self._positions[Partition(moved.topic, moved.partition)] = moved.end
-                    await self._handler.after(batch)
                     return True
             if stop.is_set():
                 return False  # nothing of it is durable; the next start reads it again
@@ -259,8 +283,12 @@ class ConsumerLoop:
     async def _wait(self, consumer: AIOKafkaConsumer, seconds: float) -> None:
         """Pause and go on polling, so that the group does not take us for dead."""
         paused = tuple(self._positions)
-        consumer.pause(*paused)
-        await consumer.getmany(timeout_ms=int(seconds * 1000))
+        try:
+            consumer.pause(*paused)
+            await consumer.getmany(timeout_ms=int(seconds * 1000))
+        except KafkaError as error:  # of the group's coordination; nothing was read
+            log.warning("consumer.waiting", group=self._group, error=str(error) or type(error).__name__)
+            await asyncio.sleep(seconds)
         consumer.resume(*(partition for partition in paused if partition in self._positions))
 
     async def _commit(self, consumer: AIOKafkaConsumer, batch: Batch) -> None:

@@ -6,20 +6,22 @@ awaited before its offset moves; one decided inside a transaction leaves through
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shared.contracts import headers as names
-from shared.contracts.topics import DEAD_LETTER_SUFFIX
+from shared.contracts.topics import DEAD_LETTER_SUFFIX, MAX_DEAD_LETTER_BYTES
 from shared.domain.errors import Rejected
-from shared.kafka.producer import AckedSender
+from shared.kafka.producer import Producer
 from shared.kafka.records import Record
 from shared.observability import names as metrics
 from shared.observability.logging import VERSION
 from shared.postgres.outbox import OutboxMessage
 
 ERROR_TEXT_BYTES = 1024
+KEPT_BYTES = MAX_DEAD_LETTER_BYTES - 1024 * 1024  # leaves room for headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,22 @@ def letter(reject: Reject, group: str, service: str, failed_at: datetime) -> Out
         (names.DLQ_FAILED_AT, failed_at.isoformat()),
         (names.DLQ_ATTEMPT, str(attempt)),
     )
+    value, more = _fitting(record.value)
     return OutboxMessage(
         topic=record.topic + DEAD_LETTER_SUFFIX,
         key=record.key,
-        value=record.value,
-        headers=own + tuple((name, _cut(text)) for name, text in added),
+        value=value,
+        headers=own + tuple((name, _cut(text)) for name, text in (*added, *more)),
+    )
+
+
+def _fitting(value: bytes | None) -> tuple[bytes | None, tuple[tuple[str, str], ...]]:
+    """The value, or its beginning with length and digest: a record that packs well may be larger than any limit."""
+    if value is None or len(value) <= KEPT_BYTES:
+        return value, ()
+    return value[:KEPT_BYTES], (
+        (names.DLQ_TRUNCATED_FROM, str(len(value))),
+        (names.DLQ_SHA256, hashlib.sha256(value).hexdigest()),
     )
 
 
@@ -63,7 +76,7 @@ def _cut(text: str) -> bytes:
     return text.encode(errors="replace")[:ERROR_TEXT_BYTES].decode(errors="ignore").encode()
 
 
-async def write(producer: AckedSender, rejects: Sequence[Reject], group: str, service: str) -> None:
+async def write(producer: Producer, rejects: Sequence[Reject], group: str, service: str) -> None:
     """Write and await. Raises BrokerAway: then the offset must not move."""
     if not rejects:
         return

@@ -60,6 +60,8 @@ class FastProducer:
         """Readiness: None while a broker answers."""
         if self._producer is None:
             return "Kafka: the producer is not started"
+        if self._poller is not None and not self._poller.is_alive():
+            return "Kafka: the thread of delivery reports has ended"
         try:
             await asyncio.to_thread(self._producer.list_topics, None, CHECK_S)
         except KafkaException as error:
@@ -128,20 +130,19 @@ class _Reports:
         self.done: asyncio.Future[list[tuple[int, int]]] = loop.create_future()
         self._loop, self._left = loop, expected
         self._places: list[tuple[int, int]] = [(-1, -1)] * expected
-        self._error: KafkaError | None = None
+        self._error: str | None = None
         if expected == 0:
             self.done.set_result([])
 
     def of(self, place: int) -> Any:
         def report(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                self._error = error
-            else:
-                partition, offset = message.partition(), message.offset()
-                assert partition is not None and offset is not None, "an acked record has its place"
+            partition, offset = message.partition(), message.offset()
+            if error is None and partition is not None and offset is not None:
                 self._places[place] = (partition, offset)
+            else:
+                self._error = "not acknowledged" if error is None else error.str()
             self._left -= 1
-            if self._left == 0:
+            if self._left == 0 and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._complete)
 
         return report
@@ -152,7 +153,7 @@ class _Reports:
         if self._error is None:
             self.done.set_result(self._places)
         else:
-            self.done.set_exception(BrokerAway(f"Kafka: {self._error.str()}"))
+            self.done.set_exception(BrokerAway(f"Kafka: {self._error}"))
 
 
 def _configuration(settings: KafkaSettings, client_id: str) -> dict[str, Any]:

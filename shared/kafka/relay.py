@@ -3,6 +3,7 @@
     1  a connection of its own; try for the leadership of each topic on it
     2  see that this connection still lives (with it goes the leadership), then publish what is pending
                                   crash anywhere: the rows stay pending, the next leader publishes them
+       once an hour: forget what was published more than 7 days ago
     3  `stop`: publish what is left, give the leadership up, close
 
 The one moment in which two may publish the same rows is a leader's connection that breaks between the look in
@@ -14,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from shared.domain.errors import Retryable
 from shared.kafka.producer import Producer
 from shared.observability import logging, names
 from shared.postgres import outbox
-from shared.postgres.pool import Connection, Database, Role, database_errors, direct_connection
+from shared.postgres.leadership import Candidate, candidate
+from shared.postgres.pool import Database, Role
 from shared.runtime.settings import DatabaseSettings
 
 IDLE_S = 0.1  # how long a committed row may wait for a leader that has nothing to do
@@ -28,6 +31,8 @@ STANDBY_S = 0.5  # how soon a process that stands by notices that the leader is 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 DRAIN_S = 10.0  # of the 25 s that a stopping process has
+PURGE_EVERY_S = 3600.0
+PURGE_MOST = 500  # rows of one transaction
 
 log = logging.get(__name__)
 
@@ -64,21 +69,22 @@ async def relay(
 
 
 class _Leader:
-    """The leaderships held on one connection."""
+    """The relay's part of the leaderships held on one connection."""
 
-    def __init__(self, connection: Connection, topics: Sequence[str]) -> None:
-        self._connection, self._topics = connection, topics
+    def __init__(self, candidate: Candidate, topics: Sequence[str]) -> None:
+        self._candidate, self._topics = candidate, topics
         self.led: list[str] = []
+        self._purge_at: dict[str, float] = {}
 
     async def turn(self, database: Database, producer: Producer) -> int:
         """Steps 1 and 2 once for every topic; returns how many rows were published."""
         published = 0
         for topic in self._topics:
-            if topic not in self.led and not await self._try(topic):
+            if not await self._leads(topic):
                 continue
-            with database_errors():
-                await self._connection.execute("SELECT 1")
+            await self._candidate.still()
             published += await outbox.relay_once(database, topic, producer.publish)
+            await self._purge(database, topic)
         return published
 
     async def drain(self, database: Database, producer: Producer) -> None:
@@ -89,26 +95,35 @@ class _Leader:
                     while await outbox.relay_once(database, topic, producer.publish):
                         pass
 
-    async def _try(self, topic: str) -> bool:
-        with database_errors():
-            leads = await outbox.leadership(self._connection, topic)
+    async def _leads(self, topic: str) -> bool:
+        if topic in self.led:
+            return True
+        leads = await self._candidate.leads(f"outbox:{topic}")
         if leads:
             self.led.append(topic)
             names.OUTBOX_LEADER.labels(topic).set(1)
             log.info("relay.leads", topic=topic)
         return leads
 
+    async def _purge(self, database: Database, topic: str) -> None:
+        """Forget what was published long ago: one small batch a turn until nothing is left, then not for an hour."""
+        if time.monotonic() < self._purge_at.get(topic, 0):
+            return
+        async with database.transaction() as connection:
+            gone = await outbox.purge(connection, topic, PURGE_MOST)
+        if gone < PURGE_MOST:
+            self._purge_at[topic] = time.monotonic() + PURGE_EVERY_S
+
 
 @contextlib.asynccontextmanager
 async def _lead(settings: DatabaseSettings, role: Role, topics: Sequence[str]) -> AsyncIterator[_Leader]:
-    connection = await direct_connection(settings, role, "relay")
-    leader = _Leader(connection, topics)
-    try:
-        yield leader
-    finally:
-        for topic in leader.led:
-            names.OUTBOX_LEADER.labels(topic).set(0)
-        await connection.close()  # ends the session, and with it every leadership
+    async with candidate(settings, role, "relay") as on_connection:
+        leader = _Leader(on_connection, topics)
+        try:
+            yield leader
+        finally:
+            for topic in leader.led:
+                names.OUTBOX_LEADER.labels(topic).set(0)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

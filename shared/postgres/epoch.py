@@ -7,6 +7,7 @@ cached. It is an advisory lock because Postgres queues those fairly; row locks s
 
 from __future__ import annotations
 
+from shared.observability import logging
 from shared.postgres.pool import Connection
 
 _LOCK = 0x6B65706F6368  # "kepoch"
@@ -14,6 +15,10 @@ _LOCK = 0x6B65706F6368  # "kepoch"
 # Shorter than a batch's own lock_timeout: whoever wants the exclusive side gives up first and tries again,
 # so that waiting for it never makes a batch fail.
 EXCLUSIVE_LOCK_TIMEOUT_MS = 2_000
+# Longer than any healthy batch, and as long as Postgres itself leaves an idle transaction.
+STALE_HOLDER_S = 8.0
+
+log = logging.get(__name__)
 
 
 async def enter_shared(connection: Connection) -> int:
@@ -38,3 +43,17 @@ async def version(connection: Connection) -> int:
     row = await (await connection.execute("SELECT version FROM usage.epoch")).fetchone()
     assert row is not None
     return int(row[0])
+
+
+async def end_stale_holders(connection: Connection) -> int:
+    """End the sessions that hold the lock in a transaction older than STALE_HOLDER_S; returns how many.
+
+    For whoever has waited for it twice. A process frozen inside a COPY or a pipeline is not idle for Postgres, so
+    no time-out of its session ends it, and it would stop everyone. One that itself waits for a lock is left alone.
+    """
+    row = await (await connection.execute("SELECT usage.end_stale_holders(%s, %s)", (_LOCK, STALE_HOLDER_S))).fetchone()
+    assert row is not None
+    ended = int(row[0])
+    if ended:
+        log.warning("epoch.ended_stale_holders", sessions=ended)
+    return ended

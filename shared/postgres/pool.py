@@ -23,8 +23,9 @@ IDLE_IN_TRANSACTION_MS = 8_000
 # A batch that waits longer than this for a lock rolls back and tries again.
 LOCK_TIMEOUT_MS = 4_000
 OPEN_S = 5.0
-# TCP keepalive ends a half-open connection in about 15 s instead of two hours.
-KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
+# A half-open connection ends in about 15 s instead of two hours; tcp_user_timeout is for data in flight, which
+# keepalives do not cover (Linux).
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 
 # What "the database is away" looks like: the server went, refused, timed out, or ended our transaction
 # for reasons of its own. 40 = rollback (deadlock, serialization), 53 = out of resources, 55P03 = lock
@@ -54,6 +55,11 @@ def is_away(error: psycopg.Error | PoolTimeout | TooManyRequests) -> bool:
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
     return error.sqlstate.startswith(_AWAY_CLASSES) or error.sqlstate in _AWAY_STATES
+
+
+def is_lock_timeout(away: DatabaseAway) -> bool:
+    """Whether it was another's lock that did not come free in time."""
+    return isinstance(away.__cause__, psycopg.errors.LockNotAvailable)
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class HttpServer:
             server_header=False,
             timeout_graceful_shutdown=15,
             backlog=2048,
+            limit_concurrency=4096,
         )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve([listener]))

@@ -46,9 +46,6 @@ class Recorder:
     async def before(self, batch: Batch) -> None:
         """What a test makes of it."""
 
-    async def after(self, batch: Batch) -> None:
-        """Nothing."""
-
     async def applied(self) -> list[tuple[int, int, bytes]]:
         """(partition, offset, value) of every effect, in log order."""
         async with self.database.connection() as connection:

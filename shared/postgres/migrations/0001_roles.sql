@@ -14,9 +14,8 @@ BEGIN
             END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- made by a migration beside us
         END;
-        IF NOT pg_has_role(current_user, wanted, 'MEMBER') THEN
-            EXECUTE format('GRANT %I TO %I', wanted, current_user);
-        END IF;
+        -- Always: from PostgreSQL 16 on whoever made a role is its member without the right to act as it.
+        EXECUTE format('GRANT %I TO %I', wanted, current_user);
     END LOOP;
 END
 $$;

@@ -10,6 +10,21 @@ CREATE TABLE usage.epoch (
 );
 INSERT INTO usage.epoch (version) VALUES (1);
 
+-- Ends the sessions of this database that hold the epoch lock in a transaction older than that and do not themselves
+-- wait for a lock. Runs as the owner, with whose login every service connects, so no further privilege is needed.
+CREATE FUNCTION usage.end_stale_holders(lock_key bigint, seconds double precision) RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(activity.pid))::integer
+    FROM pg_locks AS lock JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+    WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
+      AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND lock.classid = (lock_key >> 32)::oid AND lock.objid = (lock_key & 4294967295)::oid
+      AND activity.pid <> pg_backend_pid()
+      AND activity.xact_start < now() - make_interval(secs => seconds)
+      AND activity.wait_event_type IS DISTINCT FROM 'Lock'
+$$;
+REVOKE ALL ON FUNCTION usage.end_stale_holders FROM PUBLIC;
+
 -- A cut: the offset vector of every partition at one exclusive moment. "Below the cut" is reproducible for ever.
 CREATE TABLE usage.cut (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -126,3 +141,4 @@ GRANT INSERT ON usage.identity, usage.segment, usage.conflict, usage.adjustment 
 GRANT INSERT, UPDATE ON usage.window TO khata_aggregator;
 GRANT INSERT ON usage.seal, usage.cut TO khata_invoicer;
 GRANT SELECT, UPDATE ON usage.epoch TO khata_invoicer, khata_catalogue;
+GRANT EXECUTE ON FUNCTION usage.end_stale_holders TO khata_aggregator, khata_invoicer, khata_catalogue;

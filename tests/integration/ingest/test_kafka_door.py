@@ -35,7 +35,7 @@ async def door(parts: Parts) -> AsyncIterator[CatalogueCache]:
         group=_group(parts),
         instance="one",
         topics=[_raw(parts)],
-        handler=KafkaDoor(settings(parts.kafka), cache, producer, "ingest-test", _group(parts)),
+        handler=KafkaDoor(settings(parts.kafka), cache, producer, producer, "ingest-test", _group(parts)),
         limits=Limits(wait_ms=50),
         isolation="read_committed",
         commit_positions=True,
@@ -134,7 +134,8 @@ async def test_a_missing_time_is_the_records_own_so_that_reading_it_again_makes_
     stop = asyncio.Event()
     following = asyncio.create_task(cache.follow(parts.kafka, stop))
     await cache.at_end.wait()
-    again = KafkaDoor(settings(parts.kafka), cache, Producer(parts.kafka, "again"), "ingest-test", "again")
+    again_producer = Producer(parts.kafka, "again")
+    again = KafkaDoor(settings(parts.kafka), cache, again_producer, again_producer, "ingest-test", "again")
     refresh = cache.refresh_once()
     assert [await again._check(record, refresh) for record in records] == first
     stop.set()

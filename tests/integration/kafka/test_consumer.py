@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
 
 from services.aggregator.apply import Aggregator
 from shared.contracts.topics import USAGE_EVENTS
@@ -278,3 +279,65 @@ async def test_while_dead_letters_cannot_be_written_the_offset_does_not_move(par
 
 async def _retries(parts: Parts) -> float:
     return names.BATCHES.labels(group_of(parts), "retried")._value.get()  # type: ignore[no-any-return]
+
+
+async def test_a_read_that_fails_after_some_partitions_were_drained_loses_nothing(
+    parts: Parts, recorder: Recorder, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka moves the positions of what it had drained before the failing partition, and drops the records."""
+    real = AIOKafkaConsumer.getmany
+    dropped = 0
+
+    async def failing(self: AIOKafkaConsumer, *partitions: TopicPartition, **arguments: Any) -> Any:
+        nonlocal dropped
+        fetched = await real(self, *partitions, **arguments)
+        if fetched and dropped < 3:
+            dropped += 1
+            raise CorruptRecordException("Invalid CRC")
+        return fetched
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", failing)
+    await send(parts, topic, values(0, 60))
+    async with member(parts, recorder, topic):
+        await _holds(recorder, values(0, 60))
+    assert dropped == 3
+
+
+async def test_records_that_are_missing_from_the_log_stop_the_group(
+    parts: Parts, recorder: Recorder, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AIOKafkaConsumer.getmany
+
+    async def holed(self: AIOKafkaConsumer, *partitions: TopicPartition, **arguments: Any) -> Any:
+        fetched = await real(self, *partitions, **arguments)
+        return {partition: [r for r in records if r.offset != 3] for partition, records in fetched.items()}
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", holed)
+    await send(parts, topic, values(0, 40))
+    async with member(parts, recorder, topic) as running:
+        with pytest.raises(LogMoved, match="missing from the log"):
+            await asyncio.wait_for(running.task, 20)
+
+
+async def test_an_error_of_the_group_while_the_store_is_away_does_not_end_the_loop(
+    parts: Parts, recorder: Recorder, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AIOKafkaConsumer.getmany
+    attempts = 0
+
+    async def before(batch: Batch) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise DatabaseAway("not now")
+
+    async def failing_while_paused(self: AIOKafkaConsumer, *partitions: TopicPartition, **arguments: Any) -> Any:
+        if self.paused():
+            raise KafkaError("coordination failed")
+        return await real(self, *partitions, **arguments)
+
+    monkeypatch.setattr(recorder, "before", before)
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", failing_while_paused)
+    await send(parts, topic, values(0, 5))
+    async with member(parts, recorder, topic):
+        await _holds(recorder, values(0, 5))

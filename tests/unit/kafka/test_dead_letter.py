@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import pytest
 
 from shared.contracts import headers as names
+from shared.contracts.topics import MAX_DEAD_LETTER_BYTES
 from shared.domain.errors import Rejected
-from shared.kafka.dead_letter import Reject, letter
+from shared.kafka.dead_letter import KEPT_BYTES, Reject, letter
 from shared.kafka.records import Record
 
 AT = datetime(2026, 10, 1, 12, tzinfo=UTC)
@@ -78,3 +80,12 @@ def test_the_digest_tells_records_apart_that_only_look_alike() -> None:
     ]
     assert len({each.digest() for each in [one, *others]}) == 7
     assert record(("h", b"1")).digest() == one.digest()
+
+
+def test_a_value_beyond_every_limit_is_kept_as_its_beginning_with_length_and_digest() -> None:
+    value = bytes(range(256)) * (KEPT_BYTES // 256 + 4096)
+    found = letter(Reject(record(value=value), Rejected("too_large", "no")), "khata.ingest", "ingest", AT)
+    assert found.value == value[:KEPT_BYTES]
+    assert names.first(found.headers, names.DLQ_TRUNCATED_FROM) == str(len(value)).encode()
+    assert names.first(found.headers, names.DLQ_SHA256) == hashlib.sha256(value).hexdigest().encode()
+    assert len(found.value) < MAX_DEAD_LETTER_BYTES

@@ -20,18 +20,17 @@ def test_the_order_that_we_know_decides() -> None:
     assert judge(replace(PAYMENT, link_id=None), [LINK]) == LINK
 
 
-def test_a_link_id_is_enough_while_its_order_is_not_known() -> None:
+def test_a_payment_of_another_order_that_calls_itself_our_links_is_nobodys() -> None:
+    """The description, where its link id comes from, is the payer's to write."""
     unopened = replace(LINK, order_id=None)
-    assert judge(PAYMENT, [unopened]) == unopened
-
-
-def test_a_link_id_with_another_order_than_the_links_own_is_nobodys() -> None:
+    assert case(replace(PAYMENT, order_id="order_2"), unopened) == "orphan"
     assert case(replace(PAYMENT, order_id="order_2"), LINK) == "orphan"
+    assert case(replace(PAYMENT, order_id=None), LINK) == "orphan"
 
 
-def test_an_order_of_one_link_and_the_id_of_another_is_nobodys() -> None:
+def test_the_id_of_another_link_takes_nothing_from_the_order() -> None:
     other = replace(LINK, reference_id="kh-2", link_id="plink_2", order_id=None)
-    assert case(replace(PAYMENT, link_id="plink_2"), LINK, other) == "orphan"
+    assert judge(replace(PAYMENT, link_id="plink_2"), [LINK, other]) == LINK
 
 
 def test_two_absent_ids_never_meet() -> None:
