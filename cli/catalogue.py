@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Outcome:
 
     changes: Sequence[Change]
     secrets: dict[str, str] = field(repr=False)
+    fed: bool = True  # whether catalogue.v1 has it; otherwise the next apply feeds it
 
 
 @app.callback()
@@ -69,43 +70,72 @@ def apply(
     """Make the catalogue as the file says. Applying it twice changes nothing; a new key is shown once, now."""
     if keys_out is not None and keys_out.exists():
         raise Usage(f"{keys_out} exists: name a new file, keys are never overwritten")
-    outcome = wait_for(apply_file(load(CatalogueSettings), read_catalogue(file), dry_run=dry_run))
+
+    def keep(secrets: dict[str, str]) -> None:
+        if keys_out is not None and secrets:
+            _write_private(keys_out, secrets)
+            stderr.print(f"{len(secrets)} new key(s) written to {keys_out}")
+
+    outcome = wait_for(apply_file(load(CatalogueSettings), read_catalogue(file), dry_run=dry_run, keep=keep))
     rows = [asdict(change) for change in outcome.changes]
-    if keys_out is not None and outcome.secrets:
-        _write_private(keys_out, outcome.secrets)
-        stderr.print(f"{len(outcome.secrets)} new key(s) written to {keys_out}")
-    elif outcome.secrets:
+    if keys_out is None and outcome.secrets:
         for row in rows:
             row["key (shown once)"] = outcome.secrets.get(row["id"], "") if row["kind"] == "key" else ""
     show(rows, output, title="dry run: nothing was changed" if dry_run else None)
+    if not outcome.fed:
+        raise BrokerAway(
+            f"the catalogue is stored (keys included), but Kafka could not be fed within {DRAIN_S:g} s: "
+            "run the same command again"
+        )
 
 
-async def apply_file(settings: CatalogueSettings, file: CatalogueFile, *, dry_run: bool = False) -> Outcome:
-    """One transaction for all of it, then its outbox rows are drained. Raises Usage, DatabaseAway, BrokerAway."""
+async def apply_file(
+    settings: CatalogueSettings,
+    file: CatalogueFile,
+    *,
+    dry_run: bool = False,
+    keep: Callable[[dict[str, str]], None] = lambda _: None,
+) -> Outcome:
+    """One transaction for all of it, then its outbox rows are drained. Raises Usage, DatabaseAway.
+
+    `keep` is given the new keys as soon as they are stored: they exist nowhere else, whatever fails after that.
+    """
     database = Database(settings, "khata_catalogue", "catalogue")
     await database.open()
     topic = settings.names.topic(CATALOGUE)
+    secrets: dict[str, str] = {}
     try:
         async with database.connection() as connection:
             await require_current(connection)
         for attempt in range(1, ATTEMPTS + 1):
+            applied, prices = Applied(), list[Change]()
             try:
-                applied, prices = await _apply_once(settings, database, file, topic, dry_run=dry_run)
+                applied, prices = await _apply_once(settings, database, file, topic, secrets, dry_run=dry_run)
                 break
-            except DatabaseAway:  # a long batch holds the epoch lock: nothing happened, try again
+            except DatabaseAway:  # a long batch holds the epoch lock, or the answer to COMMIT was lost: try again
                 if attempt == ATTEMPTS:
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
         if dry_run:
             return Outcome([*applied.changes, *prices], {})
-        await drain(settings, database, topic)
-        return Outcome([*applied.changes, *prices], applied.secrets)
+        keep(secrets)
+        try:
+            await drain(settings, database, topic)
+        except BrokerAway:
+            return Outcome([*applied.changes, *prices], secrets, fed=False)
+        return Outcome([*applied.changes, *prices], secrets)
     finally:
         await database.close()
 
 
 async def _apply_once(
-    settings: CatalogueSettings, database: Database, file: CatalogueFile, topic: str, *, dry_run: bool
+    settings: CatalogueSettings,
+    database: Database,
+    file: CatalogueFile,
+    topic: str,
+    secrets: dict[str, str],
+    *,
+    dry_run: bool,
 ) -> tuple[Applied, list[Change]]:
     applied, prices = Applied(), list[Change]()
 
@@ -117,6 +147,7 @@ async def _apply_once(
     try:
         async with database.transaction() as connection:
             applied = await apply_catalogue(connection, file, topic, settings.peppers, operator(), write_prices)
+            secrets.update(applied.secrets)  # before COMMIT: its answer may be lost though it happened
             if dry_run:
                 raise _DryRun(applied)
     except _DryRun as done:
@@ -136,9 +167,7 @@ async def drain(settings: CatalogueSettings, database: Database, topic: str) -> 
                     continue
                 await outbox.relay_once(database, topic, producer.publish)
     except TimeoutError:
-        raise BrokerAway(
-            f"the catalogue is stored, but {topic} could not be fed within {DRAIN_S:g} s: run the same command again"
-        ) from None
+        raise BrokerAway(f"{topic} could not be fed within {DRAIN_S:g} s") from None
     finally:
         await leader.close()
         await producer.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from shared.domain.errors import BrokerAway, Misconfigured
 from shared.runtime.settings import KafkaSettings
 
 PRODUCTION_REPLICATION = 3
+VISIBLE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,22 @@ async def apply(settings: KafkaSettings, *, dev: bool, dry_run: bool = False) ->
                 states.append(TopicState(name, present[name], "differs" if differences else "exists", differences))
         if missing and not dry_run:
             await _create(admin, missing)
+            await _until_visible(admin, {topic.name for topic in missing})
         return states
     except KafkaError as error:
         raise BrokerAway(f"Kafka: {error}") from error
     finally:
         await admin.close()
+
+
+async def _until_visible(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
+    """A broker learns of new topics a moment after the controller has made them. Raises BrokerAway."""
+    try:
+        async with asyncio.timeout(VISIBLE_S):
+            while not wanted <= (await _present(admin)).keys():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise BrokerAway(f"Kafka made the topics, but does not show them after {VISIBLE_S:g} s") from None
 
 
 async def require(settings: KafkaSettings, topics: Sequence[Topic]) -> None:
