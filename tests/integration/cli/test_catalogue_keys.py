@@ -16,7 +16,9 @@ def test_a_new_key_is_kept_although_kafka_is_away(product: Product, tmp_path: Pa
         "projects: [{id: keykept-app, organisation: keykept}]\n"
         "keys: [{name: one, project: keykept-app}]\n"
     )
-    away = product.khata("catalogue", "apply", str(file), "--keys-out", str(keys), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
+    away = product.khata(
+        "catalogue", "apply", str(file), "--keys-out", str(keys), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9"
+    )
     assert away.returncode == 69, away.stderr
     assert "run the same command again" in away.stderr
     key = yaml.safe_load(keys.read_text())["keys"]["keykept-app/one"]
