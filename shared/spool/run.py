@@ -18,6 +18,7 @@ from shared.spool.registry import Publisher, register
 from shared.spool.store import Spool
 
 PURGE_EVERY_S = 600.0
+PURGE_AGAIN_S = 30.0  # after a failure
 REGISTER_AGAIN_S = 1.0
 
 log = logging.get(__name__)
@@ -70,6 +71,8 @@ async def _purge(spool: Spool, positions: Positions, stop: asyncio.Event, every_
         except Retryable as error:
             names.SPOOL_FAILURES.labels("purge").inc()
             log.warning("spool.not_purged", spool=spool.id, error=str(error))
+            await _pause(stop, min(every_s, PURGE_AGAIN_S))
+            continue
         await _pause(stop, every_s)
 
 

@@ -17,7 +17,6 @@ from shared.contracts.topics import USAGE_EVENTS
 from shared.kafka.producer import Producer
 from shared.runtime import failpoints
 from shared.spool.forward import Forwarder
-from shared.spool.purge import group_positions
 from shared.spool.store import opened
 from tests.conftest import Parts
 from tests.support.kafka import read_topic
@@ -143,7 +142,3 @@ async def test_a_second_process_is_refused_while_the_first_lives_and_welcome_whe
     await kill(first)
     third = await child(tmp_path, "append", "0", "1")
     assert await third.communicate() == (b"10\n", None)
-
-
-async def test_positions_of_a_group_that_never_committed_are_unknown(parts: Parts) -> None:
-    assert await group_positions(parts.kafka, parts.kafka.names.group("aggregator"))() == {}

@@ -7,13 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import BrokerAway
 from shared.spool import forward
 from shared.spool.forward import Forwarder
-from shared.spool.purge import Purged, purge_once
+from shared.spool.purge import Purged, group_positions, purge_once
 from shared.spool.store import Spool, opened
+from tests.conftest import Parts
 from tests.support.spool import TOPIC, MemoryLog, messages, number, registered, settings
+from tests.support.waiting import eventually
 
 IN_A_WEEK = timedelta(days=7, minutes=1)
 
@@ -147,3 +151,21 @@ async def test_the_file_gives_its_space_back(tmp_path: Path) -> None:
     assert (await purge(spool, log.positions())).events == 2_000
     assert (tmp_path / "spool.db").stat().st_size < 200_000
     await spool.close()
+
+
+async def test_positions_are_what_the_group_has_committed_to_kafka_and_nothing_else(parts: Parts) -> None:
+    topic, group = parts.kafka.names.topic(USAGE_EVENTS), parts.kafka.names.group("aggregator")
+
+    async def read() -> Mapping[tuple[str, int], int] | None:
+        try:
+            return await group_positions(parts.kafka, group)()
+        except BrokerAway:  # a broker that has just started still loads its groups
+            return None
+
+    assert await eventually(read, lambda found: found is not None) == {}
+    consumer = AIOKafkaConsumer(bootstrap_servers=parts.bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([TopicPartition(topic, 2)])
+    await consumer.commit({TopicPartition(topic, 2): 7})
+    await consumer.stop()
+    assert await eventually(read) == {(topic, 2): 7}
