@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from contextlib import AsyncExitStack
 
 from services.ingest import http
+from services.ingest.durable import DurableSender
 from services.ingest.kafka_door import KafkaDoor
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
-from shared.domain.errors import KhataError
+from shared.domain.errors import BrokerAway, KhataError
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.fast_producer import FastProducer
-from shared.kafka.producer import Producer
+from shared.kafka.producer import AckedSender, Producer
 from shared.observability import logging, names
 from shared.runtime import service
 from shared.runtime.http import HttpServer
 from shared.runtime.service import Process
+from shared.spool.purge import group_positions
+from shared.spool.run import keep
+from shared.spool.store import Spool
 
 DOOR_RETRY_S = 5.0
 
@@ -27,13 +32,46 @@ log = logging.get(__name__)
 
 
 async def run(settings: IngestSettings, process: Process) -> None:
-    """Open both doors once the catalogue is read; on stop close HTTP first, then the Kafka door, then flush."""
-    await topics.require(settings, (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE))
+    """Open both doors once the catalogue is read; on stop close HTTP first, then the Kafka door, then drain."""
     ingest_id = f"{settings.instance}-{uuid.uuid4().hex[:8]}"
-    cache, producer = CatalogueCache(), FastProducer(settings, f"ingest-{ingest_id}")
-    dead_letters = Producer(settings, f"ingest-{ingest_id}-dlq")
+    async with AsyncExitStack() as opened:
+        spool_settings = settings.spool()
+        spool = await Spool.open(spool_settings, settings.instance) if spool_settings else None
+        if spool is not None:
+            opened.push_async_callback(spool.close)
+        producer = FastProducer(settings, f"ingest-{ingest_id}")
+        opened.push_async_callback(producer.stop)
+        dead_letters = Producer(settings, f"ingest-{ingest_id}-dlq")
+        opened.push_async_callback(dead_letters.stop)
+        await _start(settings, producer, away_is_fine=spool is not None)
+        cache = CatalogueCache()
+        door = _kafka_door(settings, cache, producer, dead_letters, ingest_id)
+        sender: AckedSender = producer
+        process.health.checks["catalogue"] = cache.check
+        if spool is None:
+            process.health.checks |= {"kafka": producer.check, "door": door.check}
+        else:
+            sender = durable = DurableSender(producer, spool, settings.accept == "spool")
+            process.health.checks["accepting"] = durable.check
+        await _serve(settings, process, cache, sender, door, spool, producer, ingest_id)
+
+
+async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fine: bool) -> None:
+    """Check topics and connect. With a spool a process may start while Kafka is away."""
+    try:
+        await topics.require(settings, (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE))
+        await producer.start()
+    except BrokerAway as away:
+        if not away_is_fine:
+            raise
+        log.warning("ingest.started_without_kafka", error=str(away))
+
+
+def _kafka_door(
+    settings: IngestSettings, cache: CatalogueCache, producer: FastProducer, dead_letters: Producer, ingest_id: str
+) -> ConsumerLoop:
     group = settings.names.group("ingest", "door")
-    door = ConsumerLoop(
+    return ConsumerLoop(
         settings,
         group=group,
         instance=settings.instance,
@@ -42,26 +80,35 @@ async def run(settings: IngestSettings, process: Process) -> None:
         isolation="read_committed",
         commit_positions=True,
     )
-    process.health.checks |= {"catalogue": cache.check, "kafka": producer.check, "door": door.check}
-    await producer.start()
+
+
+async def _serve(
+    settings: IngestSettings,
+    process: Process,
+    cache: CatalogueCache,
+    sender: AckedSender,
+    door: ConsumerLoop,
+    spool: Spool | None,
+    producer: FastProducer,
+    ingest_id: str,
+) -> None:
     server = HttpServer(
-        http.app(http.Door(settings, cache, producer, ingest_id)), settings.host, settings.http_port, "HTTP_PORT"
+        http.app(http.Door(settings, cache, sender, ingest_id)), settings.host, settings.http_port, "HTTP_PORT"
     )
     doors_closed = asyncio.Event()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(cache.follow(settings, doors_closed))
-            await _either(cache.at_end, following, process.stop)
-            await server.start()
-            log.info("ingest.open", http_port=server.port)
-            reading = tasks.create_task(_keep_open(door, process.stop))
-            await process.stop.wait()
-            await server.stop()
-            await reading
-            doors_closed.set()
-    finally:
-        await producer.stop()
-        await dead_letters.stop()
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(cache.follow(settings, doors_closed))
+        if spool is not None:
+            consumers = group_positions(settings, settings.names.group("aggregator"))
+            tasks.create_task(keep(spool, producer.send, settings.names, consumers, doors_closed))
+        await _either(cache.at_end, following, process.stop)
+        await server.start()
+        log.info("ingest.open", http_port=server.port)
+        reading = tasks.create_task(_keep_open(door, process.stop))
+        await process.stop.wait()
+        await server.stop()
+        await reading
+        doors_closed.set()  # nothing more is accepted: the spool drains
 
 
 async def _keep_open(door: ConsumerLoop, stop: asyncio.Event) -> None:

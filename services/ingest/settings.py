@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from shared.catalogue.keys import PepperSettings
-from shared.runtime.settings import KafkaSettings, Port, ProcessSettings
+from shared.runtime.settings import KafkaSettings, Port, ProcessSettings, load
+from shared.spool.settings import SpoolSettings
 
 
 class IngestSettings(ProcessSettings, KafkaSettings, PepperSettings):
@@ -15,6 +19,22 @@ class IngestSettings(ProcessSettings, KafkaSettings, PepperSettings):
     ack_deadline_s: float = Field(
         5.0, gt=0, le=60, alias="INGEST_ACK_DEADLINE_S", description="no ack from Kafka by then: 503"
     )
+    accept: Literal["kafka", "spool"] = Field(
+        "kafka", alias="INGEST_ACCEPT", description="spool: everything goes to the spool first (an edge far from Kafka)"
+    )
+    spool_path: Path | None = Field(
+        None, description="file of this process's spool; without one, no ack from Kafka means 503"
+    )
     horizon_days: int = Field(
         400, ge=1, le=3650, alias="INGEST_HORIZON_DAYS", description="older events are refused (too_late)"
     )
+
+    @model_validator(mode="after")
+    def _spooling_needs_a_spool(self) -> Self:
+        if self.accept == "spool" and self.spool_path is None:
+            raise ValueError("INGEST_ACCEPT=spool needs SPOOL_PATH, the file of this process's spool")
+        return self
+
+    def spool(self) -> SpoolSettings | None:
+        """The spool's own settings, where there is one. Raises Misconfigured."""
+        return None if self.spool_path is None else load(SpoolSettings, spool_path=self.spool_path)

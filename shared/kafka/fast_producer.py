@@ -39,13 +39,13 @@ class FastProducer:
         self._in_doubt = False  # librdkafka met a fatal error: its sequence numbers are lost
 
     async def start(self) -> None:
-        """Raises BrokerAway when no broker answers."""
+        """Raises BrokerAway when no broker answers; the producer is usable all the same, once one does."""
         self._producer = self._make()
+        self._poller = threading.Thread(target=self._poll, name="delivery reports", daemon=True)
+        self._poller.start()
         problem = await self.check()
         if problem is not None:
             raise BrokerAway(f"Kafka at {self._settings.kafka_bootstrap_servers}: {problem}")
-        self._poller = threading.Thread(target=self._poll, name="delivery reports", daemon=True)
-        self._poller.start()
 
     async def stop(self) -> None:
         """Flush what is in flight and end the thread."""
@@ -130,7 +130,7 @@ class _Reports:
         self.done: asyncio.Future[list[tuple[int, int]]] = loop.create_future()
         self._loop, self._left = loop, expected
         self._places: list[tuple[int, int]] = [(-1, -1)] * expected
-        self._error: str | None = None
+        self._error: BrokerAway | Rejected | None = None
         if expected == 0:
             self.done.set_result([])
 
@@ -140,7 +140,7 @@ class _Reports:
             if error is None and partition is not None and offset is not None:
                 self._places[place] = (partition, offset)
             else:
-                self._error = "not acknowledged" if error is None else error.str()
+                self._error = _meaning(error)
             self._left -= 1
             if self._left == 0 and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._complete)
@@ -153,7 +153,13 @@ class _Reports:
         if self._error is None:
             self.done.set_result(self._places)
         else:
-            self.done.set_exception(BrokerAway(f"Kafka: {self._error}"))
+            self.done.set_exception(self._error)
+
+
+def _meaning(error: KafkaError | None) -> BrokerAway | Rejected:
+    if error is not None and error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD):
+        return Rejected("too_large", f"Kafka will never take the record: {error.str()}")
+    return BrokerAway("Kafka: not acknowledged" if error is None else f"Kafka: {error.str()}")
 
 
 def _configuration(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
