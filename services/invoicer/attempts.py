@@ -35,20 +35,27 @@ async def record(connection: Connection, key: str, attempt: Attempt, actor: str)
     )
 
 
+# Rows of transactions from the last horizon on to the present one, which every transaction that still runs is at or
+# above: each row is counted once, in whatever order they commit, and none is read twice.
+NEWER = """
+    SELECT horizon::text, outcome, count(attempt.id)
+    FROM pg_snapshot_xmin(pg_current_snapshot()) AS horizon
+    LEFT JOIN billing.attempt ON created_by_xid >= %s::xid8 AND created_by_xid < horizon
+    GROUP BY horizon, outcome
+"""
+
+
 class Exporter:
     """Brings the counters of this process up to what the tables say; a total over all commands ever run."""
 
     def __init__(self) -> None:
-        self._exported: dict[str, int] = {}
+        self._counted_below = "0"
 
     async def export(self, connection: Connection) -> None:
-        attempts = await (
-            await connection.execute("SELECT outcome, count(*) FROM billing.attempt GROUP BY outcome")
-        ).fetchall()
-        for outcome, count in attempts:
-            # Never below zero: a database restored to an older moment has fewer rows than were exported.
-            names.INVOICE_ATTEMPTS.labels(outcome).inc(max(0, count - self._exported.get(outcome, 0)))
-            self._exported[outcome] = count
+        for horizon, outcome, count in await (await connection.execute(NEWER, (self._counted_below,))).fetchall():
+            self._counted_below = horizon
+            if outcome is not None:
+                names.INVOICE_ATTEMPTS.labels(outcome).inc(count)
         cases = await (
             await connection.execute("SELECT class, count(*) FROM billing.case WHERE closed_at IS NULL GROUP BY class")
         ).fetchall()

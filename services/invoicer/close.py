@@ -6,7 +6,9 @@ Per time zone (its organisations are a block with one cut):
 Then per organisation, each alone:
     3  draft (one transaction)                               crash: the next run finds the draft
     4  finalize (one transaction)                            crash: the next run finds it finalized
-What stops one organisation (no price, no state, an arithmetic check) parks it with a case; the others go on.
+       a draft that prices or parties have left behind is discarded (one transaction), then 3 again
+What stops one organisation (no price, no state, an arithmetic check, an error of the database that time does not
+heal) parks it with a case; the others go on.
 """
 
 from __future__ import annotations
@@ -15,24 +17,33 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 
+import psycopg
+
 from services.invoicer import attempts, barrier, cases
 from services.invoicer.attempts import Attempt
-from services.invoicer.draft import Drafted, draft, idempotency_key
-from services.invoicer.finalize import Clock, Finalized, finalize, utc_now
+from services.invoicer.draft import Drafted, discard, draft, idempotency_key
+from services.invoicer.finalize import DatabaseClock, Finalized, StaleDraft, database_now, finalize
 from services.invoicer.progress import Progress, Stage, silent
 from shared.contracts.topics import INVOICES, USAGE_EVENTS, USAGE_RAW
 from shared.domain.errors import DatabaseAway, NeedsPerson, Rejected, Usage
 from shared.domain.period import Month, time_zone
 from shared.kafka import topics
+from shared.observability import logging
 from shared.postgres.pool import Connection, Database
 from shared.runtime.failpoints import failpoint
 from shared.runtime.settings import KafkaSettings
 from shared.usage.seal import cut_of, seal
 
+Clock = Callable[[], datetime]
+
+log = logging.get(__name__)
+
 _LOCK = 0x6B636C6F7365  # "kclose"
+DRAFTS = 5  # of one month in one run: more only while somebody goes on changing prices
 ATTEMPTS = 8
 PAUSE_FIRST_S = 0.1
 PAUSE_MOST_S = 5.0
@@ -40,14 +51,23 @@ PAUSE_MOST_S = 5.0
 T = TypeVar("T")
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What closing works with. `wait_s`: how long one barrier may take."""
+    """What closing works with. `wait_s`: how long one barrier may take.
+
+    A month is over when both clocks say so, `clock` of this machine and the database's: a fast one alone would seal a
+    month that still runs. Invoices are dated by the database's.
+    """
 
     kafka: KafkaSettings
     database: Database
     actor: str
     clock: Clock = utc_now
+    database_clock: DatabaseClock = database_now
     wait_s: float = 60.0
 
 
@@ -119,16 +139,18 @@ async def _blocks(deps: Deps, month: Month, organisations: Sequence[str] | None)
                 {"named": None if organisations is None else list(organisations)},
             )
         ).fetchall()
+        here, there = deps.clock(), await deps.database_clock(connection)
     found = dict(rows)
     if missing := sorted(set(organisations or ()) - found.keys()):
         raise Usage(f"there is no organisation {', '.join(missing)}; `khata catalogue apply` makes one")
-    now = deps.clock()
+    now = min(here, there)
     blocks: dict[str, list[str]] = {}
     for organisation_id, zone in found.items():
         _, end = month.bounds(time_zone(zone))
         if now < end:
             raise Usage(
-                f"{month} is not over for {organisation_id} ({zone}): it ends at {end:%Y-%m-%d %H:%M} UTC. "
+                f"{month} is not over for {organisation_id} ({zone}): it ends at {end:%Y-%m-%d %H:%M} UTC, and it is "
+                f"{here:%Y-%m-%d %H:%M} by this machine's clock, {there:%Y-%m-%d %H:%M} by the database's. "
                 "Close an earlier month, or name the organisations for which it is over with --organisation"
             )
         blocks.setdefault(zone, []).append(organisation_id)
@@ -185,17 +207,37 @@ async def _bill(deps: Deps, organisation_id: str, month: Month) -> Outcome:
     async def finalize_it(invoice_id: str) -> Finalized:
         async with deps.database.transaction() as connection:
             topic = deps.kafka.names.topic(INVOICES)
-            return await finalize(connection, invoice_id, topic, deps.actor, deps.clock)
+            return await finalize(connection, invoice_id, topic, deps.actor, deps.database_clock)
 
+    async def discard_it(invoice_id: str) -> None:
+        async with deps.database.transaction() as connection:
+            await discard(connection, invoice_id, deps.actor)
+
+    async def bill_it() -> Finalized | None:
+        for _ in range(DRAFTS):
+            drafted = await _again(draft_it)
+            if drafted is None:
+                return None
+            invoice_id = drafted.invoice_id
+            try:
+                return await _again(lambda: finalize_it(invoice_id))  # noqa: B023 - awaited at once
+            except StaleDraft:
+                await _again(lambda: discard_it(invoice_id))  # noqa: B023
+        raise NeedsPerson("draft_stale", f"prices or parties of {organisation_id} change all the time; close again")
+
+    stopped: NeedsPerson | Rejected
     try:
-        drafted = await _again(draft_it)
-        if drafted is None:
-            return Outcome(organisation_id, Result.NOTHING_TO_BILL)
-        invoice_id = drafted.invoice_id
-        done = await _again(lambda: finalize_it(invoice_id))
+        done = await bill_it()
     except (NeedsPerson, Rejected) as error:
         stopped = error
+    except (psycopg.ProgrammingError, psycopg.InterfaceError):
+        raise  # a bug of ours, which every organisation would meet
+    except psycopg.Error as error:
+        log.exception("close.unexpected_error", organisation=organisation_id, month=str(month))
+        stopped = NeedsPerson("unexpected_error", f"{type(error).__name__}: {error.diag.message_primary or error}")
     else:
+        if done is None:
+            return Outcome(organisation_id, Result.NOTHING_TO_BILL)
         result = Result.REPLAYED if done.replayed else Result.FINALIZED
         return Outcome(organisation_id, result, done.number, done.currency, done.total_minor)
     await _again(lambda: _park(deps, organisation_id, month, stopped))

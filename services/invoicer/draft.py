@@ -107,6 +107,35 @@ async def draft(connection: Connection, organisation_id: str, month: Month, cut:
     return await _attempted(connection, key, invoice_id, Attempt.CREATED, actor)
 
 
+async def discard(connection: Connection, invoice_id: str, actor: str) -> None:
+    """Put a draft aside so that the month can be drafted again; what is no draft any more is left alone.
+
+    Runs in the caller's transaction. Crash after it: no invoice stands, the next attempt drafts.
+    """
+    row = await (
+        await connection.execute(
+            """
+            UPDATE billing.invoice SET state = 'cancelled', cancelled_at = now()
+            WHERE id = %s AND state = 'draft' RETURNING organisation_id
+            """,
+            (invoice_id,),
+        )
+    ).fetchone()
+    if row is None:
+        return
+    await connection.execute(
+        "UPDATE billing.idempotency SET retired_at = now() WHERE invoice_id = %s AND retired_at IS NULL", (invoice_id,)
+    )
+    await append(
+        connection,
+        actor=actor,
+        action="invoice.draft_discarded",
+        object_kind="invoice",
+        object_id=invoice_id,
+        organisation_id=row[0],
+    )
+
+
 async def _attempted(connection: Connection, key: str, invoice_id: str, attempt: Attempt, actor: str) -> Drafted:
     await attempts.record(connection, key, attempt, actor)
     return Drafted(invoice_id, attempt)

@@ -2,30 +2,34 @@
 
 1  lock the invoice row; one that is finalized already is returned as it is
 2  check the arithmetic: columns, lines, taxes and document say the same (R8.1)
-3  post to the ledger and open the balance; close the month's cases
-4  lock the number series, the last lock taken: allot the number and the date
-5  freeze the final content; outbox row for invoices.v1; audit
-6  COMMIT                   crash before: no number is spent, no gap; the draft is finalized by the next attempt
+3  lock out new prices and sellers; what is drafted must be what would be drafted now, or StaleDraft
+4  post to the ledger and open the balance; close the month's cases
+5  lock the number series, the last lock taken: allot the number and the date
+6  freeze the final content; outbox row for invoices.v1; audit
+7  COMMIT                   crash before: no number is spent, no gap; the draft is finalized by the next attempt
 
-Locks, in this order: invoice row, balance row, case rows, number series row (held until COMMIT: no gaps).
+Locks, in this order: invoice row, price lock (shared), balance row, case rows, number series row (held until COMMIT:
+no gaps).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from services.invoicer import cases
+from services.invoicer import cases, prices
+from services.invoicer.calculate import calculate
 from services.invoicer.document import Document, canonical, numbered, sha256
+from services.invoicer.gather import gather, read_organisation
 from services.invoicer.totals import Totals
 from shared.audit.append import append
 from shared.contracts.messages.invoice import InvoiceMessage, encode_invoice
-from shared.domain.errors import NeedsPerson, Usage
+from shared.domain.errors import KhataError, NeedsPerson
 from shared.domain.period import Month, indian_financial_year, time_zone
 from shared.ledger import store
 from shared.ledger.posting import finalize_posting
@@ -33,15 +37,25 @@ from shared.postgres import outbox
 from shared.postgres.outbox import OutboxMessage
 from shared.postgres.pool import Connection
 from shared.runtime.failpoints import failpoint
+from shared.usage.seal import cut_of
 
 IST = time_zone("Asia/Kolkata")
 NUMBER_MOST = 16  # CGST Rule 46(b)
 
-Clock = Callable[[], datetime]
+DatabaseClock = Callable[[Connection], Awaitable[datetime]]
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+async def database_now(connection: Connection) -> datetime:
+    """When the transaction began, by the one clock that all who finalize share."""
+    row = await (await connection.execute("SELECT now()")).fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now
+
+
+class StaleDraft(KhataError):
+    """The draft is not what would be drafted now (a price, the seller or the customer came or changed), or it was
+    discarded for that: discard it and draft again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +71,18 @@ class Finalized:
 
 
 async def finalize(
-    connection: Connection, invoice_id: str, topic: str, actor: str, clock: Clock = utc_now
+    connection: Connection, invoice_id: str, topic: str, actor: str, clock: DatabaseClock = database_now
 ) -> Finalized:
     """Finalize in the caller's transaction. `topic` is the real name of invoices.v1.
 
-    Raises Usage for a cancelled invoice, `NeedsPerson("arithmetic")` when what is stored does not add up, and
-    `NeedsPerson("series_full")` when the next number would be longer than the law allows.
+    Raises StaleDraft; NeedsPerson: `arithmetic` (what is stored does not add up), `series_full` (the next number
+    would be longer than the law allows), `number_taken`, and what stops a draft now (`gather`).
     """
     row = await (
         await connection.execute(
             """
             SELECT organisation_id, year, month, state, currency, number, issued_on, content,
-                   subtotal_minor, discount_minor, tax_minor, total_minor
+                   subtotal_minor, discount_minor, tax_minor, total_minor, content_text
             FROM billing.invoice WHERE id = %s FOR UPDATE
             """,
             (invoice_id,),
@@ -79,8 +93,9 @@ async def finalize(
     if state == "finalized":
         return Finalized(invoice_id, number, issued_on, currency, row[11], replayed=True)
     if state == "cancelled":
-        raise Usage(f"invoice {invoice_id} is cancelled; close the month again to make another")
+        raise StaleDraft(f"draft {invoice_id} was discarded; draft the month again")
     await _check_arithmetic(connection, invoice_id, document, row[8:12])
+    await _check_current(connection, invoice_id, organisation_id, Month(year, month), row[12])
 
     posting = finalize_posting(
         invoice_id=invoice_id,
@@ -152,9 +167,21 @@ async def _check_arithmetic(
         raise NeedsPerson("arithmetic", f"draft {invoice_id}: {error}") from None
 
 
-async def _allot(connection: Connection, gstin: str, series: str, clock: Clock) -> tuple[str, date]:
-    """Step 4: the next number of the series' financial year (IST), and a date that never goes back."""
-    today = clock().astimezone(IST).date()
+async def _check_current(
+    connection: Connection, invoice_id: str, organisation_id: str, month: Month, content_text: str
+) -> None:
+    """Step 3. A close that died between draft and finalize leaves a draft from before whatever was applied since."""
+    cut = await cut_of(connection, organisation_id, month)
+    assert cut is not None, f"draft {invoice_id} was made from a sealed month"
+    await prices.lock_for_reading(connection)
+    terms, used = await gather(connection, await read_organisation(connection, organisation_id), month, cut)
+    if canonical(calculate(terms, used)) != content_text.encode():
+        raise StaleDraft(f"draft {invoice_id} is not what prices and parties say now; draft the month again")
+
+
+async def _allot(connection: Connection, gstin: str, series: str, clock: DatabaseClock) -> tuple[str, date]:
+    """Step 5: the next number of the series' financial year (IST), and a date that never goes back."""
+    today = (await clock(connection)).astimezone(IST).date()
     financial_year = indian_financial_year(today)
     row = await (
         await connection.execute(
@@ -190,3 +217,7 @@ async def _freeze(connection: Connection, invoice_id: str, document: Document, n
         )
     except errors.CheckViolation as error:
         raise NeedsPerson("arithmetic", f"draft {invoice_id}: {error.diag.message_primary}") from error
+    except errors.UniqueViolation as error:
+        raise NeedsPerson(
+            "number_taken", f"{number} is next in its series, but another invoice has it; mend billing.number_series"
+        ) from error

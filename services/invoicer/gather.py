@@ -9,23 +9,19 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from services.invoicer import prices
-from services.invoicer.calculate import Charge, FrozenLine, LineKey, Terms, Used
+from services.invoicer.calculate import LineKey, Terms, Used
 from services.invoicer.document import ENGINE_VERSION
-from services.invoicer.pricing import price_definition
-from services.invoicer.pricing.lookup import Gap, Piece, PriceVersion, pieces, tile
+from services.invoicer.pricing.lookup import PriceVersion
 from services.invoicer.tax.gstin import parse_gstin
-from services.invoicer.tax.rates import rate_on
 from services.invoicer.tax.states import state
+from services.invoicer.tiling import frozen_lines, stretches
 from shared.domain.errors import NeedsPerson
 from shared.domain.meter import Meter
 from shared.domain.period import Month, day_start, time_zone
 from shared.postgres.pool import Connection
 from shared.usage.metering import read_meters
-from shared.usage.read import MeterUsage, month_usage
+from shared.usage.read import month_usage
 from shared.usage.seal import Cut
-
-FLAT = "flat:"
-MONTH_UNIT = "month"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,100 +62,48 @@ async def gather(
     The caller holds the price lock. Raises NeedsPerson: `missing_price` (billable usage on a day without one),
     `currency_mismatch`, `missing_seller`, `missing_tax_rate`; `Rejected("invalid_gstin")` for the customer's.
     """
-    reader = _Reader(connection, organisation, month, await prices.read_versions(connection, organisation.id))
-    meters = {(meter.id, meter.version): meter for meter in await read_meters(connection)}
-    lines: list[FrozenLine] = []
-    informational: list[FrozenLine] = []
-    used: dict[LineKey, Used] = {}
-    for usage in await reader.usage(month.first_day, month.last_day):
-        meter = meters[usage.meter_id, usage.meter_version]
-        of_meter = await reader.meter_lines(meter) if meter.billable else [reader.informational(meter)]
-        for line in of_meter:
-            (lines if meter.billable else informational).append(line)
-            used[line.key] = await reader.used(line.key)
-    lines += reader.flat_lines()
-    header = await _header(connection, organisation, month, cut, list(meters.values()))
-    return Terms(header, [*lines, *informational]), used
+    versions = await prices.read_versions(connection, organisation.id)
+    meters = await read_meters(connection)
+    usage = {
+        (first_day, last_day): await _usage(connection, organisation, first_day, last_day)
+        for first_day, last_day in stretches(organisation.id, month, versions, meters)
+    }
+
+    def used_on(meter: Meter, first_day: date, last_day: date) -> bool:
+        return (f"meter:{meter.id}", meter.version) in usage[first_day, last_day]
+
+    lines = frozen_lines(organisation.id, organisation.currency, month, versions, meters, used_on)
+    used = {
+        line.key: usage[line.key.first_day, line.key.last_day][line.key.item, line.key.meter_version]
+        for line in lines
+        if line.key.meter_version is not None
+    }
+    return Terms(await _header(connection, organisation, month, cut, meters, versions), lines), used
 
 
-class _Reader:
-    """Usage and prices of one organisation and month."""
-
-    def __init__(
-        self, connection: Connection, organisation: Organisation, month: Month, versions: Sequence[PriceVersion]
-    ) -> None:
-        self._connection, self._organisation, self._month, self._versions = connection, organisation, month, versions
-        self._usage: dict[tuple[date, date], list[MeterUsage]] = {}
-
-    async def usage(self, first_day: date, last_day: date) -> list[MeterUsage]:
-        """Sealed usage of these local days (both inclusive); each stretch is read once."""
-        if (first_day, last_day) not in self._usage:
-            zone = self._organisation.zone
-            self._usage[first_day, last_day] = await month_usage(
-                self._connection,
-                self._organisation.id,
-                day_start(first_day, zone),
-                day_start(last_day + timedelta(days=1), zone),
-            )
-        return self._usage[first_day, last_day]
-
-    async def used(self, key: LineKey) -> Used:
-        for usage in await self.usage(key.first_day, key.last_day):
-            if (f"meter:{usage.meter_id}", usage.meter_version) == (key.item, key.meter_version):
-                return Used(usage.sum, usage.count, usage.fingerprint)
-        raise AssertionError(f"{key} has no usage, so it has no line")
-
-    async def meter_lines(self, meter: Meter) -> list[FrozenLine]:
-        """A line per piece of the month with usage; every day with usage has a price or the invoice stops."""
-        item = f"meter:{meter.id}"
-        needed: set[date] = set()
-        for gap in tile(self._versions, item, self._organisation.id, self._month):
-            if isinstance(gap, Gap) and await self._has_usage(meter, gap.first_day, gap.last_day):
-                needed.add(gap.first_day)
-        found = pieces(self._versions, item, self._organisation.id, self._month, needed.__contains__)
-        return [
-            self._line(piece, meter.version, meter.unit)
-            for piece in found
-            if await self._has_usage(meter, piece.first_day, piece.last_day)
-        ]
-
-    def informational(self, meter: Meter) -> FrozenLine:
-        key = LineKey(f"meter:{meter.id}", meter.version, self._month.first_day, self._month.last_day)
-        return FrozenLine(key, meter.name, meter.unit, None)
-
-    def flat_lines(self) -> list[FrozenLine]:
-        """A line per piece of every flat price in force; days without one are not charged."""
-        items = sorted({version.item for version in self._versions if version.item.startswith(FLAT)})
-        return [
-            self._line(piece, None, MONTH_UNIT)
-            for item in items
-            for piece in pieces(self._versions, item, self._organisation.id, self._month, lambda _: False)
-        ]
-
-    async def _has_usage(self, meter: Meter, first_day: date, last_day: date) -> bool:
-        found = await self.usage(first_day, last_day)
-        return any((usage.meter_id, usage.meter_version) == (meter.id, meter.version) for usage in found)
-
-    def _line(self, piece: Piece, meter_version: int | None, unit: str) -> FrozenLine:
-        version = piece.version
-        if version.currency != self._organisation.currency:
-            raise NeedsPerson(
-                "currency_mismatch",
-                f"{version.item} is priced in {version.currency}, but {self._organisation.id} is billed in "
-                f"{self._organisation.currency}; add a price of its own",
-            )
-        model, definition = price_definition(version.price)
-        gst_rate = rate_on(version.sac, self._month.last_day).rate
-        return FrozenLine(
-            LineKey(version.item, meter_version, piece.first_day, piece.last_day),
-            version.description,
-            unit,
-            Charge(version.id, model, definition, version.sac, gst_rate),
-        )
+async def _usage(
+    connection: Connection, organisation: Organisation, first_day: date, last_day: date
+) -> dict[tuple[str, int], Used]:
+    """Sealed usage of these local days (both inclusive) by (item, meter version)."""
+    found = await month_usage(
+        connection,
+        organisation.id,
+        day_start(first_day, organisation.zone),
+        day_start(last_day + timedelta(days=1), organisation.zone),
+    )
+    return {
+        (f"meter:{usage.meter_id}", usage.meter_version): Used(usage.sum, usage.count, usage.fingerprint)
+        for usage in found
+    }
 
 
 async def _header(
-    connection: Connection, organisation: Organisation, month: Month, cut: Cut, meters: Sequence[Meter]
+    connection: Connection,
+    organisation: Organisation,
+    month: Month,
+    cut: Cut,
+    meters: Sequence[Meter],
+    versions: Sequence[PriceVersion],
 ) -> dict[str, Any]:
     seller = await (
         await connection.execute("SELECT name, gstin, state_code, address, series FROM billing.seller")
@@ -202,6 +146,9 @@ async def _header(
                 for topic, partitions in cut.offsets.items()
             },
         },
+        # The newest price that could be seen. Ids rise under the price lock, so those above came later: what fills
+        # days without a price after the invoice is no part of it.
+        "prices": {"through_id": max((version.id for version in versions), default=0)},
         # All of them, not only those with a line: usage of a meter that has no line is found by counting again.
         "meters": [
             {

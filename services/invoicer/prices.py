@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg.rows import TupleRow
 
 from services.invoicer.pricing import parse_price
@@ -36,15 +38,15 @@ async def read_versions(connection: Connection, organisation_id: str | None) -> 
     return [_version(row) for row in rows]
 
 
-async def versions_of_item(connection: Connection, item: str) -> list[PriceVersion]:
-    """Every version of one item, of all scopes."""
+async def versions_of_items(connection: Connection, items: Sequence[str]) -> list[PriceVersion]:
+    """Every version of these items, of all scopes."""
     rows = await (
         await connection.execute(
             """
             SELECT id, item, organisation_id, valid_from, currency, model, definition, description, sac
-            FROM billing.price WHERE item = %s
+            FROM billing.price WHERE item = ANY(%s)
             """,
-            (item,),
+            (list(items),),
         )
     ).fetchall()
     return [_version(row) for row in rows]

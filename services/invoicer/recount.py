@@ -90,6 +90,13 @@ class Recount:
             if key.meter_version is not None
         }
 
+    def used_on(self, meter: Meter, first_day: date, last_day: date) -> bool:
+        """Whether the meter has usage on these local days (both inclusive)."""
+        return any(
+            (meter_id, version) == (meter.id, meter.version) and first_day <= day <= last_day
+            for meter_id, version, day in self._days
+        )
+
     def uncovered(self, keys: Sequence[LineKey]) -> list[str]:
         """Usage that no line of the invoice covers, in words."""
         left = [

@@ -1,6 +1,6 @@
 """Whether a finalized invoice agrees with itself and with what it names, without counting anything again.
 
-Bytes and hash, columns, lines, taxes, the ledger's posting, the stored prices and the cut. A forger who mends
+Bytes and hash, columns, lines, taxes, the ledger's posting and the cut. A forger who mends
 one of them, or the hash, is found by another.
 """
 
@@ -19,6 +19,13 @@ from shared.ledger.accounts import Account
 from shared.postgres.pool import Connection
 
 MOST_DIFFERENCES = 10
+
+# The object of a finalization is its invoice; (kind, object_id) is what the ledger has an index on.
+OWED = """
+    SELECT entry.account, entry.amount_minor FROM ledger.entry
+    JOIN ledger.posting ON posting.id = entry.posting_id
+    WHERE posting.kind = 'invoice_finalized' AND posting.object_id = %s AND entry.account = 'receivable'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ async def own_problems(connection: Connection, invoice: StoredInvoice) -> list[s
     try:
         found += _column_problems(invoice, document)
         found += await _part_problems(connection, invoice, document)
-        found += await _frozen_problems(connection, document)
+        found += await _cut_problems(connection, document)
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
         found.append(f"the stored content is not a document: {error!r}")
     return found
@@ -85,15 +92,7 @@ async def _part_problems(connection: Connection, invoice: StoredInvoice, documen
         "SELECT head, amount_minor FROM billing.invoice_tax WHERE invoice_id = %s ORDER BY head, rate",
         invoice.id,
     )
-    owed = await _rows(
-        connection,
-        """
-        SELECT entry.account, entry.amount_minor FROM ledger.entry
-        JOIN ledger.posting ON posting.id = entry.posting_id
-        WHERE posting.kind = 'invoice_finalized' AND posting.invoice_id = %s AND entry.account = 'receivable'
-        """,
-        invoice.id,
-    )
+    owed = await _rows(connection, OWED, invoice.id)
     total_minor = document["totals"]["total_minor"]
     wanted: dict[str, list[Any]] = {
         "invoice_line": [[line["item"], line.get("amount_minor", 0)] for line in document["lines"]]
@@ -108,23 +107,12 @@ async def _part_problems(connection: Connection, invoice: StoredInvoice, documen
     return list(differences(stored, wanted))
 
 
-async def _frozen_problems(connection: Connection, document: Document) -> list[str]:
-    """Prices and cut are copied into the document; the rows they came from never change."""
-    said = {
-        line["price"]["id"]: [line["item"], line["price"]["model"], line["price"]["definition"], line["sac"]]
-        for line in document["lines"]
-    }
-    prices = await (
-        await connection.execute(
-            "SELECT id, item, model, definition, sac FROM billing.price WHERE id = ANY(%s)", (list(said),)
-        )
-    ).fetchall()
-    stored = {row[0]: list(row[1:]) for row in prices}
-    found = [text for id in sorted(said) for text in differences(said[id], stored.get(id), f"price {id}")]
+async def _cut_problems(connection: Connection, document: Document) -> list[str]:
+    """The cut is copied into the document; the row it came from never changes."""
     cut = await (
         await connection.execute("SELECT offsets FROM usage.cut WHERE id = %s", (document["cut"]["id"],))
     ).fetchone()
-    return found + list(differences(document["cut"]["offsets"], cut[0] if cut else None, "cut"))
+    return list(differences(document["cut"]["offsets"], cut[0] if cut else None, "cut"))
 
 
 async def _rows(connection: Connection, query: Any, invoice_id: str) -> list[list[Any]]:

@@ -1,9 +1,10 @@
-"""Verify finalized invoices: count again from segments, price at the frozen prices, compare byte for byte (R8.4).
+"""Verify finalized invoices: count again from segments, tile and price again, compare byte for byte (R8.4).
 
 1  read the invoices and look whether each agrees with itself (`self_check`)
 2  one pass over the segments of their months counts usage for all of them
-3  calculate each document again and compare its bytes with the stored ones
-4  what differs opens a case (`invoice_drift`); nothing else is ever changed by verifying
+3  calculate each document again from its own terms and compare its bytes with the stored ones
+4  tile the month again from the prices in force and compare those terms with its own (`terms_check`)
+5  what differs opens a case (`invoice_drift`); nothing else is ever changed by verifying
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from services.invoicer.calculate import calculate, terms_of
 from services.invoicer.document import canonical, differences, numbered
 from services.invoicer.recount import Recount, count
 from services.invoicer.self_check import MOST_DIFFERENCES, StoredInvoice, own_problems
+from services.invoicer.terms_check import term_problems
 from shared.domain.errors import Fatal, NeedsPerson, Rejected, Usage
 from shared.domain.period import Month
 from shared.observability import names
@@ -53,7 +55,7 @@ async def verify(
 
 
 async def _verify_month(database: Database, stored: Sequence[StoredInvoice]) -> list[VerifyReport]:
-    """Steps 1 to 3 for invoices of one month, read in one snapshot."""
+    """Steps 1 to 4 for invoices of one month, read in one snapshot."""
     problems: dict[str, list[str]] = {}
     recounts: dict[str, Recount] = {}
     async with database.transaction() as connection:
@@ -70,9 +72,9 @@ async def _verify_month(database: Database, stored: Sequence[StoredInvoice]) -> 
             for found in problems.values():
                 found.append(str(damaged))
             recounts.clear()
-    for invoice in stored:
-        if invoice.id in recounts:
-            problems[invoice.id] += _compare(invoice, recounts[invoice.id])
+        for invoice in stored:
+            if invoice.id in recounts:
+                problems[invoice.id] += await _compare(connection, invoice, recounts[invoice.id])
     return [
         VerifyReport(invoice.number, invoice.organisation_id, not found, tuple(found))
         for invoice in stored
@@ -96,13 +98,14 @@ async def _count(connection: Connection, recounts: Sequence[Recount]) -> None:
             count(segment, by_organisation, owners)
 
 
-def _compare(invoice: StoredInvoice, recount: Recount) -> list[str]:
-    """Step 3."""
+async def _compare(connection: Connection, invoice: StoredInvoice, recount: Recount) -> list[str]:
+    """Steps 3 and 4."""
     document = json.loads(invoice.content_text)
     try:
         terms = terms_of(document)
         keys = [line.key for line in terms.lines]
         rebuilt = numbered(calculate(terms, recount.used(keys)), invoice.number, invoice.issued_on)
+        other_terms = await term_problems(connection, document, recount)
     except (NeedsPerson, Rejected) as error:
         return [f"cannot be calculated again: {error.code}: {error.message}"]
     except (KeyError, TypeError, ValueError) as error:
@@ -112,7 +115,7 @@ def _compare(invoice: StoredInvoice, recount: Recount) -> list[str]:
         found += list(islice(differences(document, rebuilt), MOST_DIFFERENCES)) or [
             "the stored bytes are not the canonical spelling of what they say"
         ]
-    return found
+    return found + other_terms[:MOST_DIFFERENCES]
 
 
 async def _read(connection: Connection, numbers: Sequence[str], month: Month | None) -> list[StoredInvoice]:

@@ -1,4 +1,4 @@
-"""Wire payments: two consumer loops, the worker that calls Razorpay, and the outbox relay of payments.v1."""
+"""Wire payments: two consumer loops, the worker that calls Razorpay, the hourly purge, and the relay of payments.v1."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 from services.payments.apply import WebhookApplier
 from services.payments.carry_out import Worker
 from services.payments.collect import Collector
+from services.payments.purge import Purge
 from services.payments.razorpay.client import RazorpayGateway
 from services.payments.settings import PaymentsSettings
 from shared.contracts.topics import INVOICES, PAYMENTS, PAYMENTS_WEBHOOKS, dead_letter
@@ -35,6 +36,7 @@ async def run(settings: PaymentsSettings, process: Process) -> None:
     webhooks = _webhooks(settings, database, producer, payments_topic)
     invoices = _invoices(settings, database, producer)
     worker = Worker(settings, database, gateway, payments_topic, settings.calls)
+    purge = Purge(database, settings.names.group("payments", "webhooks"))
     process.health.checks |= {
         "database": database.check,
         "kafka": producer.check,
@@ -54,6 +56,7 @@ async def run(settings: PaymentsSettings, process: Process) -> None:
                     work.create_task(webhooks.run(process.stop))
                     work.create_task(invoices.run(process.stop))
                     work.create_task(worker.run(process.stop))
+                    work.create_task(purge.run(process.stop))
             finally:
                 work_done.set()
     finally:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from services.payments.cases import close_cases, open_case
 from services.payments.collect import CREATE_LINK
 from services.payments.gateway import Gateway, GatewayRefused, LinkRequest, ProviderLink
 from services.payments.match import CaseClass, OwnLink
-from services.payments.object_locks import lock_objects
+from services.payments.object_locks import lock_objects_and_told_orders
 from services.payments.settle import ACTOR, settle
 from shared.audit.append import append
 from shared.domain.errors import ProviderAway, Retryable
@@ -35,10 +34,12 @@ from shared.observability import logging
 from shared.observability import names as metrics
 from shared.postgres import intents
 from shared.postgres.intents import Intent
-from shared.postgres.pool import Connection, Database, database_errors, direct_connection
+from shared.postgres.leadership import Candidate, candidate
+from shared.postgres.pool import Connection, Database
 from shared.runtime.failpoints import failpoint
 from shared.runtime.settings import DatabaseSettings
 
+LEADERSHIP = f"intents:{CREATE_LINK}"
 IDLE_S = 0.2
 STANDBY_S = 0.5
 BACKOFF_FIRST_S = 0.2
@@ -65,8 +66,8 @@ class Worker:
         failures = 0
         while not stop.is_set():
             try:
-                async with _lead(self.settings) as leader:
-                    if leader is None:
+                async with candidate(self.settings, "khata_payments", "intents") as leader:
+                    if not await leader.leads(LEADERSHIP):
                         await _pause(stop, STANDBY_S)
                         continue
                     await self._work(leader, stop)
@@ -77,7 +78,7 @@ class Worker:
                 delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures, 8))
                 await _pause(stop, delay * random.uniform(0.5, 1))  # noqa: S311
 
-    async def _work(self, leader: Connection, stop: asyncio.Event) -> None:
+    async def _work(self, leader: Candidate, stop: asyncio.Event) -> None:
         async with self.database.transaction() as connection:
             released = await intents.release_claims(connection, CREATE_LINK)
         log.info("intents.leads", kind=CREATE_LINK, released=released)
@@ -95,9 +96,8 @@ class Worker:
                 task = calls.create_task(self.carry_out(intent))
                 task.add_done_callback(lambda _: free.release())
 
-    async def _next(self, leader: Connection) -> Intent | None:
-        with database_errors():
-            await leader.execute("SELECT 1")  # with this connection the leadership is gone
+    async def _next(self, leader: Candidate) -> Intent | None:
+        await leader.still()
         async with self.database.transaction() as connection:
             return await intents.claim(connection, CREATE_LINK)
 
@@ -229,7 +229,7 @@ async def make_link(gateway: Gateway, request: LinkRequest, attempt: int) -> Pro
 
 async def store_link(connection: Connection, link: ProviderLink, topic: str) -> list[str]:
     """Keep the ids of our new link, and settle payments that came before them; returns what became of these."""
-    await lock_objects(connection, [found for found in (link.link_id, link.order_id) if found])
+    await lock_objects_and_told_orders(connection, [found for found in (link.link_id, link.order_id) if found])
     await link_store.store_created(connection, link)
     order_id = await link_store.learn(connection, link.link_id) or link.order_id
     waiting = await payment_store.parked_under(connection, link.link_id, order_id)
@@ -242,20 +242,6 @@ async def _still_ours(connection: Connection, intent: Intent) -> bool:
         await connection.execute("SELECT state, attempts FROM messaging.intent WHERE id = %s FOR UPDATE", (intent.id,))
     ).fetchone()
     return row == ("claimed", intent.attempt)
-
-
-@contextlib.asynccontextmanager
-async def _lead(settings: DatabaseSettings) -> AsyncIterator[Connection | None]:
-    """The connection that holds the leadership, or None while another process leads."""
-    connection = await direct_connection(settings, "khata_payments", "intents")
-    try:
-        with database_errors():
-            row = await (
-                await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 8))", (CREATE_LINK,))
-            ).fetchone()
-        yield connection if row and row[0] else None
-    finally:
-        await connection.close()  # ends the session, and with it the leadership
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

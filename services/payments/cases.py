@@ -1,4 +1,5 @@
-"""Cases: what does not match, for a person to look at. One open case per class and object."""
+"""Cases: what does not match, for a person to look at. One open case per class and object;
+opening it again refreshes the evidence."""
 
 from __future__ import annotations
 
@@ -20,17 +21,18 @@ async def open_case(
     organisation_id: str | None,
     evidence: Evidence,
     action: str,
-) -> bool:
-    """False when such a case is open already (its evidence stays that of the first time)."""
-    cursor = await connection.execute(
+) -> None:
+    """Open it, or refresh the evidence of the one that is open."""
+    await connection.execute(
         """
         INSERT INTO payments.case (class, object_id, organisation_id, evidence, proposed_action)
         VALUES (%s, %s, %s, %s, %s)
-        ON CONFLICT (class, object_id) WHERE closed_at IS NULL DO NOTHING
+        ON CONFLICT (class, object_id) WHERE closed_at IS NULL
+        DO UPDATE SET organisation_id = excluded.organisation_id, evidence = excluded.evidence,
+            proposed_action = excluded.proposed_action
         """,
         (case_class, object_id, organisation_id, Jsonb(dict(evidence)), action),
     )
-    return cursor.rowcount == 1
 
 
 async def close_cases(connection: Connection, object_id: str, classes: Sequence[CaseClass]) -> int:

@@ -148,7 +148,7 @@ def _payment(entity: dict[str, Any], order_id: str | None, link: LinkFact | None
         status=status,
         amount_minor=_minor(entity.get("amount"), "amount"),
         currency=currency,
-        order_id=_order_id({"id": entity.get("order_id")}) or order_id,
+        order_id=_order_id({"id": entity.get("order_id")}) or order_id or (link.order_id if link else None),
         link_id=link.link_id if link else _described_link(entity.get("description")),
         method=_word(entity.get("method")),
         fee_minor=_minor_or_none(entity.get("fee")),
@@ -187,7 +187,10 @@ def _order_id(order: dict[str, Any] | None) -> str | None:
 
 
 def _described_link(description: object) -> str | None:
-    """A payment of a link is described as "#" and the link's id without its prefix (Razorpay: payment links)."""
+    """A payment of a link is described as "#" and the link's id without its prefix (Razorpay: payment links).
+
+    A hint for people only: another page of the same account may describe its payments like that.
+    """
     match = _LINK_IN_DESCRIPTION.fullmatch(description) if isinstance(description, str) else None
     return f"plink_{match[1]}" if match else None
 

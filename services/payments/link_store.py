@@ -5,6 +5,8 @@ Whoever writes ids here holds the locks of the link and the order (`object_locks
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.payments.facts import LINK_RANKS, LinkFact
 from services.payments.gateway import ProviderLink
 from services.payments.match import OwnLink, StoredPayment
@@ -34,14 +36,22 @@ async def by_reference(connection: Connection, reference_id: str) -> OwnLink | N
 
 
 async def candidates(connection: Connection, payment: StoredPayment) -> list[OwnLink]:
-    """Our links that know the payment's order or its link; which of them it pays is `match.judge`'s."""
+    """Our links that know the payment's order; whether it pays one of them is `match.judge`'s."""
     rows = await (
-        await connection.execute(
-            f"SELECT {_COLUMNS} FROM payments.link WHERE order_id = %s OR link_id = %s",  # noqa: S608 - our own columns
-            (payment.order_id, payment.link_id),
-        )
+        await connection.execute(f"SELECT {_COLUMNS} FROM payments.link WHERE order_id = %s", (payment.order_id,))  # noqa: S608 - our own columns
     ).fetchall()
     return [OwnLink(*row) for row in rows]
+
+
+async def told_orders(connection: Connection, link_ids: Iterable[str]) -> set[str]:
+    """Orders that webhooks have told of these links (ids of other objects name none)."""
+    rows = await (
+        await connection.execute(
+            "SELECT order_id FROM payments.link_fact WHERE link_id = ANY(%s) AND order_id IS NOT NULL",
+            (list(link_ids),),
+        )
+    ).fetchall()
+    return {row[0] for row in rows}
 
 
 async def merge_fact(connection: Connection, fact: LinkFact) -> None:

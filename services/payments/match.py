@@ -63,20 +63,13 @@ class Mismatch:
 
 
 def judge(payment: StoredPayment, candidates: Sequence[OwnLink]) -> OwnLink | Mismatch:
-    """The link that this payment pays, of those that know its order or its link.
+    """The link that this payment pays: the one that we know to have the payment's order.
 
-    An order that we know decides. A link id alone counts only while that link has no other order: a payment of
-    a link always goes through the link's one order.
+    A payment of a link always goes through the link's one order. The link id of a payment proves nothing: it may come
+    from the description, which a page of the payer's can set. While the order of a link is not known its payment
+    waits for `payment_link.paid`, which names both.
     """
-    by_order = [link for link in candidates if payment.order_id is not None and link.order_id == payment.order_id]
-    by_link = [
-        link
-        for link in candidates
-        if payment.link_id is not None
-        and link.link_id == payment.link_id
-        and (link.order_id is None or payment.order_id in (None, link.order_id))
-    ]
-    owners = {link.reference_id: link for link in (*by_order, *by_link)}
+    owners = [link for link in candidates if payment.order_id is not None and link.order_id == payment.order_id]
     if len(owners) != 1:
         return Mismatch(
             "orphan",
@@ -84,7 +77,7 @@ def judge(payment: StoredPayment, candidates: Sequence[OwnLink]) -> OwnLink | Mi
             {"links_that_fit": len(owners)},
             "find out at Razorpay whose payment this is, then attach it to an invoice or refund it",
         )
-    (link,) = owners.values()
+    (link,) = owners
     if payment.currency != link.currency:
         return Mismatch(
             "currency_mismatch",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 
+from services.payments import link_store
 from shared.postgres.pool import Connection
 
 STRIPES = 1024
@@ -29,3 +30,14 @@ async def lock_objects(connection: Connection, object_ids: Iterable[str]) -> Non
             """,
             (_CLASS, stripes),
         )
+
+
+async def lock_objects_and_told_orders(connection: Connection, object_ids: Iterable[str]) -> None:
+    """`lock_objects`, and with them the orders that webhooks have told of these links: `learn` may bring those."""
+    wanted = set(object_ids)
+    told = await link_store.told_orders(connection, wanted)
+    await lock_objects(connection, wanted | told)
+    # Told between our look and our lock; from here on the link's lock keeps the fact as it is. This lock comes out of
+    # order: should that ever deadlock, Postgres ends one of the two, and it is tried again.
+    late = await link_store.told_orders(connection, wanted) - told
+    await lock_objects(connection, late)

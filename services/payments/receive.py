@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-import orjson
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -36,6 +35,7 @@ from shared.observability import logging
 from shared.observability import names as metrics
 from shared.postgres.outbox import OutboxMessage
 from shared.runtime.failpoints import failpoint
+from shared.runtime.problems import problem
 
 PATH = "/webhooks/razorpay"
 # Razorpay's bodies are a few kB. In the topic a body travels as base64, a third longer, and a record may have 1 MB.
@@ -128,11 +128,3 @@ def _unsigned() -> Response:
     answer = problem(HTTPStatus.UNAUTHORIZED, "bad_signature", "The signature does not fit the body.")
     answer.headers["www-authenticate"] = "X-Razorpay-Signature"
     return answer
-
-
-def problem(status: HTTPStatus, code: str, detail: str) -> Response:
-    """RFC 9457: `type` is stable and can be switched on, `detail` is for people."""
-    body = {"type": f"urn:khata:problem:{code}", "title": status.phrase, "status": status.value, "detail": detail}
-    return Response(
-        orjson.dumps(body | {"code": code}), status_code=status.value, media_type="application/problem+json"
-    )

@@ -12,3 +12,10 @@ async def first_time(connection: Connection, consumer: str, message_id: str) -> 
         (consumer, message_id),
     )
     return cursor.rowcount == 1
+
+
+async def purge(connection: Connection, consumer: str, most: int) -> int:
+    """Forget up to `most` messages that this consumer applied more than 100 days ago; returns how many went."""
+    row = await (await connection.execute("SELECT messaging.purge_inbox(%s, %s)", (consumer, most))).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -111,3 +111,10 @@ async def fail(connection: Connection, intent: Intent, error: str) -> None:
         """,
         (error[:1000], intent.id, intent.attempt),
     )
+
+
+async def purge(connection: Connection, kind: str, most: int) -> int:
+    """Forget up to `most` intents that were done more than 400 days ago; returns how many went."""
+    row = await (await connection.execute("SELECT messaging.purge_intents(%s, %s)", (kind, most))).fetchone()
+    assert row is not None
+    return int(row[0])

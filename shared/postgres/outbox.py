@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from shared.observability import names
+from shared.postgres.leadership import try_lead
 from shared.postgres.pool import Connection, Database
 from shared.runtime.failpoints import failpoint
 
@@ -83,13 +84,13 @@ def _message(topic: str, row: TupleRow) -> OutboxMessage:
     return OutboxMessage(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in pairs))
 
 
+async def purge(connection: Connection, topic: str, most: int) -> int:
+    """Forget up to `most` rows of the topic that were published more than 7 days ago; returns how many went."""
+    row = await (await connection.execute("SELECT messaging.purge_outbox(%s, %s)", (topic, most))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def leadership(connection: Connection, topic: str) -> bool:
     """Try to become the one relay of `topic`; held as long as this (direct) connection lives."""
-    row = await (
-        await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 7))", (f"outbox:{topic}",))
-    ).fetchone()
-    return bool(row and row[0])
-
-
-async def release_leadership(connection: Connection, topic: str) -> None:
-    await connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 7))", (f"outbox:{topic}",))
+    return await try_lead(connection, f"outbox:{topic}")

@@ -72,12 +72,6 @@ async def cut_of(connection: Connection, organisation_id: str, month: Month) -> 
     return None if row is None else _cut(row[0], row[1])
 
 
-async def read_cut(connection: Connection, cut_id: int) -> Cut:
-    row = await (await connection.execute("SELECT id, offsets FROM usage.cut WHERE id = %s", (cut_id,))).fetchone()
-    assert row is not None, f"cut {cut_id} does not exist"
-    return _cut(row[0], row[1])
-
-
 def _cut(id: int, offsets: dict[str, dict[str, int]]) -> Cut:
     return Cut(id, {topic: {int(p): o for p, o in by_partition.items()} for topic, by_partition in offsets.items()})
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from services.aggregator.apply import Aggregator
 from services.invoicer.close import CloseReport, Deps, close_month
+from services.invoicer.finalize import DatabaseClock
 from services.invoicer.price_file import apply_prices
 from shared.contracts.messages.event import StampedEvent, encode_event
 from shared.contracts.topics import USAGE_EVENTS
@@ -23,7 +24,7 @@ from shared.domain.period import Month
 from shared.kafka.producer import Producer
 from shared.kafka.records import Batch, OffsetRange, Record
 from shared.postgres.outbox import OutboxMessage
-from shared.postgres.pool import Database
+from shared.postgres.pool import Connection, Database
 from shared.runtime.settings import DatabaseSettings
 from tests.conftest import Parts
 from tests.support.catalogue import apply_document
@@ -48,6 +49,15 @@ METERS = [
     }
     for meter in ("context", "generated")
 ] + [{"id": "requests", "name": "Requests", "event_type": "llm.request", "aggregation": "count", "billable": False}]
+
+
+def always(now: datetime) -> DatabaseClock:
+    """A database whose clock stands."""
+
+    async def clock(_: Connection) -> datetime:
+        return now
+
+    return clock
 
 
 def organisation(id: str, **more: Any) -> dict[str, Any]:
@@ -142,7 +152,7 @@ async def billing(
     await database.open()
     await aggregating.open()
     try:
-        deps = Deps(parts.kafka, database, "test", clock=lambda: AFTER, wait_s=wait_s)
+        deps = Deps(parts.kafka, database, "test", lambda: AFTER, always(AFTER), wait_s)
         aggregator = Aggregator(aggregating, producer, parts.kafka.names.group("aggregator"))
         world = World(parts, database, deps, producer, aggregator)
         await world.prices(prices, SELLER)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from fractions import Fraction
 
 from services.invoicer.pricing.rate import Price
 from shared.domain.errors import NeedsPerson
@@ -48,12 +47,6 @@ class Piece:
     version: PriceVersion
     first_day: date
     last_day: date
-
-    @property
-    def share(self) -> Fraction:
-        """Its part of the month, by days."""
-        days = (self.last_day - self.first_day).days + 1
-        return Fraction(days, Month(self.first_day.year, self.first_day.month).days)
 
 
 def version_on(day: date, versions: Iterable[PriceVersion], item: str, organisation_id: str) -> PriceVersion | None:

@@ -19,7 +19,7 @@ Price = PerUnit | Flat
 def rate(price: Price, quantity: Decimal, share: Fraction = WHOLE_MONTH) -> Priced:
     """What `quantity` costs at `price`: the exact amount in the major unit and its breakdown.
 
-    `share` is the part of the month that the price holds for (`lookup.Piece.share`); it matters only to what is
+    `share` is the part of the month that the price holds for (`FrozenLine.share`); it matters only to what is
     charged by time: the quantity is already that of the piece. Raises `Rejected("invalid_quantity")`.
     """
     match price:

@@ -9,12 +9,12 @@ import msgspec
 
 
 class PaymentMessage(msgspec.Struct, frozen=True):
-    """`payments.v1`: what is now known of a payment. Amounts in the currency's smallest unit."""
+    """`payments.v1`: a payment was posted. Amounts in the currency's smallest unit."""
 
-    event: Literal["captured", "failed", "unmatched"]
+    event: Literal["captured"]
     payment_id: str
     organisation_id: str
-    invoice_id: str | None
+    invoice_id: str
     amount_minor: int
     currency: str
 

@@ -122,8 +122,10 @@ CREATE TABLE billing.attempt (
     key text NOT NULL,
     outcome text NOT NULL CHECK (outcome IN ('created', 'replayed', 'lost_race', 'refused', 'parked')),
     actor text NOT NULL,
-    attempted_at timestamptz NOT NULL DEFAULT now()
+    attempted_at timestamptz NOT NULL DEFAULT now(),
+    created_by_xid xid8 NOT NULL DEFAULT pg_current_xact_id() -- what the exporter goes on from
 );
+CREATE INDEX attempt_by_xid ON billing.attempt (created_by_xid);
 
 -- Something that needs a person.
 CREATE TABLE billing.case (

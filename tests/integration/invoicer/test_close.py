@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.invoicer.close import Outcome, Result
+from services.invoicer.close import Deps, Outcome, Result
 from services.invoicer.draft import draft
 from services.invoicer.read import show_invoice
 from shared.contracts.messages.invoice import decode_invoice
@@ -19,7 +19,7 @@ from shared.ledger import store
 from shared.postgres.outbox import OutboxMessage
 from shared.usage.seal import Cut, cut_of
 from tests.conftest import Parts
-from tests.support.billing import NOON, OCTOBER, PRICES, billing, organisation
+from tests.support.billing import NOON, OCTOBER, PRICES, always, billing, organisation
 
 
 async def test_the_llm_month_to_the_paisa_inside_and_outside_the_sellers_state(parts: Parts) -> None:
@@ -154,17 +154,30 @@ async def test_a_price_change_inside_the_month_makes_two_lines_split_by_local_da
         ]
 
 
-async def test_a_month_that_is_not_over_where_the_customer_lives_cannot_be_closed(parts: Parts) -> None:
+async def test_a_month_is_over_when_both_clocks_say_so_where_the_customer_lives(parts: Parts) -> None:
     async with billing(parts) as world:
         last_second = datetime(2025, 10, 31, 18, 29, 59, tzinfo=UTC)  # 23:59:59 in India
-        world.deps = replace(world.deps, clock=lambda: last_second)
-        with pytest.raises(Usage, match="2025-10 is not over for acme"):
-            await world.close()
+        fast = datetime(2026, 10, 31, tzinfo=UTC)
+        for here, there in ((last_second, fast), (fast, last_second)):
+            world.deps = replace(world.deps, clock=lambda here=here: here, database_clock=always(there))
+            with pytest.raises(Usage, match="2025-10 is not over for acme"):
+                await world.close()
         with pytest.raises(Usage, match="there is no organisation nobody"):
             await world.close(["acme", "nobody"])
         assert await world.rows("SELECT 1 FROM usage.seal") == []
-        world.deps = replace(world.deps, clock=lambda: datetime(2025, 10, 31, 18, 30, tzinfo=UTC))
+        over = datetime(2025, 10, 31, 18, 30, tzinfo=UTC)
+        world.deps = replace(world.deps, clock=lambda: over, database_clock=always(over))
         assert (await world.close()).outcomes[0].result is Result.NOTHING_TO_BILL
+
+
+async def test_an_invoice_is_dated_by_the_database_and_not_by_the_operators_machine(parts: Parts) -> None:
+    async with billing(parts) as world:
+        await world.plant("acme", 1_000_000, 0)
+        world.deps = Deps(parts.kafka, world.database, "test", clock=lambda: datetime(2099, 1, 1, tzinfo=UTC))
+        await world.close()
+        assert await world.rows(
+            "SELECT issued_on = (finalized_at AT TIME ZONE 'Asia/Kolkata')::date FROM billing.invoice"
+        ) == [(True,)]
 
 
 async def test_the_same_key_with_other_parameters_is_refused(parts: Parts) -> None:
@@ -223,7 +236,8 @@ async def test_months_are_closed_in_each_customers_own_time_zone(parts: Parts) -
         assert by_id["acme"].total_minor == 29_500
         assert by_id["tokyo"].result is Result.NOTHING_TO_BILL
 
-        world.deps = replace(world.deps, clock=lambda: datetime(2025, 12, 1, tzinfo=UTC))
+        december = datetime(2025, 12, 1, tzinfo=UTC)
+        world.deps = replace(world.deps, clock=lambda: december, database_clock=always(december))
         [tokyo] = (await world.close(["tokyo"], Month(2025, 11))).outcomes
         assert tokyo.total_minor == 29_500
 
@@ -238,7 +252,7 @@ async def test_numbers_follow_the_indian_financial_year_and_dates_never_go_back(
             (Month(2025, 8), datetime(2026, 3, 31, 18, 29, 59, tzinfo=UTC)),  # 31 March in India
             (Month(2025, 7), datetime(2026, 3, 31, 18, 30, tzinfo=UTC)),  # 1 April in India
         ):
-            world.deps = replace(world.deps, clock=lambda now=now: now)
+            world.deps = replace(world.deps, clock=lambda now=now: now, database_clock=always(now))
             await world.close(month=month)
             [[number, day]] = await world.rows(
                 "SELECT number, issued_on::text FROM billing.invoice WHERE month = %s", month.month

@@ -57,7 +57,7 @@ async def test_thirty_finalized_at_once_have_dense_numbers_and_dates_that_never_
                 drafted = await draft(connection, name, OCTOBER, cut, "test")
             assert drafted is not None
             async with world.database.transaction() as connection:
-                await finalize(connection, drafted.invoice_id, topic, "test", world.deps.clock)
+                await finalize(connection, drafted.invoice_id, topic, "test", world.deps.database_clock)
 
         await asyncio.gather(*(bill(name) for name in names))
 

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared.domain.errors import Usage
+from services.invoicer import price_file
+from services.invoicer.price_file import apply_prices
+from services.invoicer.prices import lock_for_adding, lock_for_reading
+from shared.domain.errors import DatabaseAway, Usage
+from shared.postgres.pool import Connection
 from tests.conftest import Parts
 from tests.support.billing import PRICES, SELLER, billing, organisation
 
@@ -77,3 +81,35 @@ async def test_a_series_of_another_gstin_is_not_continued(parts: Parts) -> None:
         with pytest.raises(Usage, match="KH has numbers of GSTIN 29AABCU9603R1ZJ; choose another series"):
             await world.prices([], moved)
         assert await world.prices([], moved | {"series": "MH"}) == ["changed"]
+
+
+async def test_a_file_that_changes_nothing_waits_for_no_draft(parts: Parts) -> None:
+    async with billing(parts) as world, world.database.transaction() as drafting:
+        await lock_for_reading(drafting)
+        assert await world.prices(PRICES, SELLER) == ["exists", "exists", "exists"]
+        with pytest.raises(DatabaseAway):  # this one is new, so it waits for the draft (4 s, shortened here)
+            async with world.database.transaction() as connection:
+                await connection.execute("SET LOCAL lock_timeout = '50ms'")
+                await apply_prices(connection, None, [CONTEXT | {"valid_from": "2026-01-01"}], "test")
+
+
+async def test_what_is_under_the_price_lock_does_not_grow_with_the_file(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with billing(parts) as world:
+        fees = [{"flat": f"fee{n}", "monthly": {"amount": "1"}, "description": "Fee"} for n in range(40)]
+        locked: list[int] = []
+
+        async def lock(connection: Connection) -> None:
+            await lock_for_adding(connection)
+            execute = connection.execute
+
+            async def counting(*given: Any, **named: Any) -> Any:
+                locked.append("audit.entry" not in str(given[0]))
+                return await execute(*given, **named)
+
+            monkeypatch.setattr(connection, "execute", counting)
+
+        monkeypatch.setattr(price_file, "lock_for_adding", lock)
+        assert await world.prices(fees) == ["created"] * 40
+        assert sum(locked) <= 5

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from services.invoicer.self_check import OWED
 from services.invoicer.verify import VerifyReport, verify
 from shared.domain.errors import Usage
 from tests.conftest import Parts
@@ -78,6 +79,15 @@ _DOUBLED = """replace(replace(replace(replace(content_text, '"unit_amount":"250'
     '"amount_minor":25000', '"amount_minor":50000'), '"exact_amount":"250', '"exact_amount":"500'),
     '"subtotal_minor":25000', '"subtotal_minor":50000')"""
 
+
+def forged(changes: str) -> str:
+    """The stored document with `changes` (an SQL expression over content_text) made, its hash mended."""
+    return (
+        "UPDATE billing.invoice SET content_text = t, content = t::jsonb, content_sha256 = sha256(t::bytea) FROM "  # noqa: S608
+        f"(SELECT {changes} AS t FROM billing.invoice) AS forged"
+    )
+
+
 TAMPERED: list[tuple[str, str, str]] = [
     (
         "usage.segment",
@@ -104,21 +114,23 @@ TAMPERED: list[tuple[str, str, str]] = [
     (
         "billing.invoice",
         # A forger who mends the hash as well is found by counting and pricing again.
-        "UPDATE billing.invoice SET content_text = t, content = t::jsonb, content_sha256 = sha256(t::bytea) FROM "
-        '(SELECT replace(content_text, \'"quantity":"1000000"\', \'"quantity":"1000001"\') AS t '
-        "FROM billing.invoice) AS forged",
+        forged("""replace(content_text, '"quantity":"1000000"', '"quantity":"1000001"')"""),
         'lines.0.quantity: stored "1000001", rebuilt "1000000"',
     ),
     (
         "billing.invoice",
-        f"UPDATE billing.invoice SET content_text = t, content = t::jsonb, content_sha256 = sha256(t::bytea) FROM "  # noqa: S608
-        f"(SELECT {_DOUBLED} AS t FROM billing.invoice) AS forged",
-        'price 1.2.unit_amount: stored "500.00", rebuilt "250.00"',
+        forged(_DOUBLED),
+        '.price.definition.unit_amount: stored "500.00", rebuilt "250.00"',
     ),
     (
         "billing.invoice",
         "UPDATE billing.invoice SET content_text = '{}', content = '{}', content_sha256 = sha256('{}')",
         "the stored content is not a document",
+    ),
+    (
+        "billing.invoice",
+        forged("""replace(content_text, '"aggregation":"sum"', '"aggregation":"max"')"""),
+        'meter context version 1.aggregation: stored "max", rebuilt "sum"',
     ),
     (
         "usage.cut",
@@ -158,3 +170,69 @@ async def test_whatever_is_changed_is_found_and_named(parts: Parts) -> None:
             with world.owner() as owner:
                 owner.execute("DROP TABLE public.kept")
             assert [report.equal for report in await verified(world)] == [True], statement
+
+
+# What a forger changes so that the document agrees with itself, its parts and the ledger, and what verify says.
+TERMS = [
+    (
+        "another organisation's price of the same content",
+        """UPDATE billing.invoice_line SET price_id = 3 WHERE price_id = 1""",
+        """replace(content_text, '"id":1,"model"', '"id":3,"model"')""",
+        "meter:context version 1 from 2025-10-01 to 2025-10-31.price.id: stored 3, rebuilt 1",
+    ),
+    (
+        "another rate, by the paisa that it is over nothing",
+        "SELECT 1",
+        """replace(content_text, '"18","item":"meter:generated"', '"5","item":"meter:generated"')""",
+        'meter:generated version 1 from 2025-10-01 to 2025-10-31.price.gst_rate: stored "5", rebuilt "18"',
+    ),
+]
+
+
+async def test_terms_are_those_in_force_and_not_those_the_document_says(parts: Parts) -> None:
+    prices = [*PRICES, PRICES[0] | {"organisation": "zenith"}]
+    async with billing(parts, organisation("acme"), organisation("zenith"), prices=prices) as world:
+        await world.plant("acme", 1_000_000, 0)
+        await world.close(["acme"])
+        assert [report.equal for report in await verified(world)] == [True]
+        kept = (await world.rows("SELECT content_text FROM billing.invoice"))[0][0]
+        for what, parts_statement, changes, expected in TERMS:
+            tamper(world, "billing.invoice_line", parts_statement)
+            tamper(world, "billing.invoice", forged(changes))
+            assert (await world.rows("SELECT content_text FROM billing.invoice"))[0][0] != kept, what
+
+            [report] = await verified(world)
+
+            assert not report.equal, what
+            assert expected in report.difference, (what, report.difference)
+            quoted = kept.replace("'", "''")
+            tamper(world, "billing.invoice", forged(f"'{quoted}'::text"))
+
+
+async def test_a_flat_line_that_is_missing_is_named(parts: Parts) -> None:
+    """The document, its lines, taxes and ledger agree; only the price in force knows of the line."""
+    async with billing(parts) as world:
+        await world.plant("acme", 1_000_000, 0)
+        await world.close()
+        await world.prices([{"flat": "fee", "monthly": {"amount": "999.00"}, "description": "Fee"}])
+        assert [report.equal for report in await verified(world)] == [True]  # it came after the invoice
+        tamper(
+            world,
+            "billing.invoice",
+            forged("""regexp_replace(content_text, '"through_id":[0-9]+', '"through_id":3')"""),
+        )
+
+        [report] = await verified(world)
+
+        assert report.difference == (
+            "flat:fee from 2025-10-01 to 2025-10-31: the price in force asks for this line, but the invoice has none",
+        )
+
+
+async def test_the_ledgers_posting_is_found_by_its_index(parts: Parts) -> None:
+    async with billing(parts) as world, world.database.transaction() as connection:
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        plan = await (await connection.execute("EXPLAIN " + OWED, ("00000000-0000-0000-0000-000000000000",))).fetchall()
+        text = "\n".join(row[0] for row in plan)
+        assert "Index Scan using posting_kind_object_id_key" in text, text
+        assert "object_id = " in text

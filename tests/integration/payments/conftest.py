@@ -197,8 +197,10 @@ class Feed:
         self.producer = Producer(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), "unused")
         self.payments_topic = self.names.topic(PAYMENTS)
         database = self.books.database
-        self.applier = WebhookApplier(database, self.producer, "webhooks", ACCOUNT_ID, self.payments_topic)
-        self.collector = Collector(database, self.producer, "invoices")
+        self.applier = WebhookApplier(
+            database, self.producer, self.names.group("payments", "webhooks"), ACCOUNT_ID, self.payments_topic
+        )
+        self.collector = Collector(database, self.producer, self.names.group("payments", "invoices"))
 
     async def webhooks(self, *deliveries: tuple[str, bytes]) -> None:
         """Apply one batch of (event id, body)."""

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from services.payments import payment_store
 from services.payments.carry_out import store_link
+from services.payments.facts import PaymentFact
+from services.payments.object_locks import lock_objects
 from shared.domain.errors import Fenced
 from shared.ledger import store
 from shared.ledger.posting import Standing, cancel_posting, finalize_posting
 from shared.runtime import failpoints
 from tests.integration.payments.conftest import ACCOUNT_ID, TOTAL_MINOR, Books, Feed, Invoice, provider_link
 from tests.integration.payments.events import LINK, ORDER, PAYMENT, Paid, envelope
+from tests.support.waiting import eventually
 
 SECOND = "pay_BBBBBBBBBBBBBB"
 
@@ -68,7 +72,7 @@ async def test_every_delivery_three_times_shuffled_in_one_batch_is_one_credit(bo
 
 
 async def test_a_batch_that_was_applied_before_is_fenced(books: Books, feed: Feed) -> None:
-    await invoice_with_link(books, feed)
+    await invoice_with_link(books, feed, ORDER)
     await feed.webhooks(Paid(TOTAL_MINOR).event("payment.captured"))
     feed._next["t.payments.webhooks.v1"] = 0
 
@@ -105,7 +109,7 @@ async def test_a_capture_and_its_link_committing_at_the_same_moment_never_miss_e
 
     applying = asyncio.create_task(feed.webhooks(Paid(TOTAL_MINOR).event("payment.captured")))
     await failpoints.held(tmp_path, "payments.apply.before_commit")
-    await learn_link(books, feed, invoice)
+    await learn_link(books, feed, invoice, ORDER)
     await applying
 
     assert (await books.captures(), await books.open_cases()) == ([PAYMENT], [])
@@ -144,6 +148,49 @@ async def test_what_does_not_match_is_a_case_and_no_posting(books: Books, feed: 
     assert (await books.captures(), await books.left_to_pay(invoice)) == ([], TOTAL_MINOR)
 
 
+async def test_a_payment_of_another_order_that_calls_itself_our_links_is_never_posted(books: Books, feed: Feed) -> None:
+    """Our link has no order yet; a page of the same account takes money over the same amount for something else."""
+    invoice = await invoice_with_link(books, feed)
+    stranger = Paid(TOTAL_MINOR, payment=SECOND, order="order_ZZZZZZZZZZZZZZ")
+
+    await feed.webhooks(stranger.event("payment.captured"))
+    assert (await books.captures(), await books.open_cases()) == ([], [("orphan", SECOND)])
+    await feed.webhooks(Paid(TOTAL_MINOR).event("payment.captured"))
+    assert await books.captures() == []  # ours as well waits for the event that names its order and its link
+    await feed.webhooks(Paid(TOTAL_MINOR).link_paid())
+
+    assert (await books.captures(), await books.open_cases()) == ([PAYMENT], [("orphan", SECOND)])
+    assert await books.left_to_pay(invoice) == 0
+
+
+async def test_the_order_that_only_a_webhook_told_of_a_link_is_locked_with_it(books: Books, feed: Feed) -> None:
+    """While its payment is stored in another transaction, whoever learns that order waits and then sees it."""
+    invoice = await books.finalized_invoice()
+    await feed.invoices(invoice.message())
+    await feed.webhooks(Paid(TOTAL_MINOR, payment=SECOND).link_paid())  # tells the order of the link
+
+    async with books.database.transaction() as storing:
+        await lock_objects(storing, [ORDER, PAYMENT])
+        await payment_store.merge(storing, PaymentFact(PAYMENT, "captured", TOTAL_MINOR, "INR", ORDER))
+        learning = asyncio.create_task(learn_link(books, feed, invoice))
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM "
+        waiting += "pg_database WHERE datname = current_database())"
+        await eventually(lambda: books.rows(waiting), lambda rows: len(rows) == 1 or learning.done())
+        assert not learning.done()
+    await learning
+
+    assert await books.captures() == sorted([PAYMENT, SECOND])
+
+
+async def test_a_case_that_is_open_shows_what_is_known_now(books: Books, feed: Feed) -> None:
+    paid = Paid(TOTAL_MINOR)
+    await feed.webhooks(paid.event("payment.captured", description=None))
+    await feed.webhooks(paid.link_paid())
+
+    (case,) = await books.rows("SELECT evidence FROM payments.case")
+    assert case["evidence"]["link_id"] == LINK
+
+
 async def test_notes_never_make_a_payment_ours(books: Books, feed: Feed) -> None:
     invoice = await invoice_with_link(books, feed)
     stranger = Paid(TOTAL_MINOR, order="order_ZZZZZZZZZZZZZZ")
@@ -168,7 +215,7 @@ async def test_a_second_capture_becomes_customer_credit_with_a_case(books: Books
 
 
 async def test_failed_is_not_final_and_never_comes_back(books: Books, feed: Feed) -> None:
-    invoice = await invoice_with_link(books, feed)
+    invoice = await invoice_with_link(books, feed, ORDER)
     paid = Paid(TOTAL_MINOR)
 
     await feed.webhooks(paid.event("payment.failed", "failed", captured=True))
@@ -181,7 +228,7 @@ async def test_failed_is_not_final_and_never_comes_back(books: Books, feed: Feed
 
 
 async def test_a_refund_that_comes_first_implies_the_capture_and_opens_a_case(books: Books, feed: Feed) -> None:
-    invoice = await invoice_with_link(books, feed)
+    invoice = await invoice_with_link(books, feed, ORDER)
     refunded = Paid(TOTAL_MINOR).payment_entity("refunded", amount_refunded=TOTAL_MINOR)
 
     await feed.webhooks(envelope("refund.processed", PAYMENT, {"refund": {"id": "rfnd_1"}, "payment": refunded}))
@@ -210,7 +257,7 @@ async def test_another_account_and_what_cannot_be_read_are_cases(books: Books, f
 
 async def test_an_event_id_used_up_by_another_body_hides_no_payment(books: Books, feed: Feed) -> None:
     """The id travels in a header that is not signed: replaying an old body under it must not suppress the new one."""
-    invoice = await invoice_with_link(books, feed)
+    invoice = await invoice_with_link(books, feed, ORDER)
     _, old = Paid(TOTAL_MINOR, payment=SECOND).event("payment.failed", "failed")
 
     await feed.webhooks(("the-id", old))

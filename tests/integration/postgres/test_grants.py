@@ -123,6 +123,75 @@ def test_the_aggregator_tries_and_is_refused(schema: str, statement: str) -> Non
             connection.execute(statement.encode())
 
 
+@pytest.mark.parametrize("role", ["khata_aggregator", "khata_catalogue", "khata_invoicer", "khata_payments"])
+def test_of_an_outbox_row_a_role_changes_only_that_it_was_published(schema: str, role: str) -> None:
+    with psycopg.connect(schema) as connection:
+        columns = connection.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'messaging.outbox'::regclass AND attnum > 0 "
+            "AND has_column_privilege(%s, attrelid, attnum, 'UPDATE')",
+            (role,),
+        ).fetchall()
+        assert columns == [("published_at",)]
+
+
+GROUPS = [
+    ("khata_payments", "khata.payments.webhooks", True),
+    ("khata_payments", "prefix.khata.payments", True),
+    ("khata_payments", "khata.aggregator", False),
+    ("khata_payments", "prefix.khata.aggregator", False),
+    ("khata_payments", "khata.payments.khata.aggregator", False),
+    ("khata_payments", "khata.paymentsx", False),
+    ("khata_aggregator", "prefix.khata.aggregator.activity", True),
+    ("khata_aggregator", "khata.payments.webhooks", False),
+]
+
+
+@pytest.mark.parametrize(("role", "group", "own"), GROUPS)
+def test_a_role_moves_the_offsets_of_its_own_groups_only(schema: str, role: str, group: str, own: bool) -> None:
+    insert = (
+        "INSERT INTO messaging.consumer_offset (consumer_group, topic, partition, next_offset) VALUES (%s, 't', 0, 5)"
+    )
+    update = "UPDATE messaging.consumer_offset SET next_offset = 0 WHERE consumer_group = %s"
+    with psycopg.connect(schema) as connection:
+        for statement in (insert, update):
+            with connection.transaction(force_rollback=True):
+                if statement is update:
+                    connection.execute(insert, (group,))  # as the owner, who may
+                connection.execute(f"SET LOCAL ROLE {role}".encode())
+                if own:
+                    assert connection.execute(statement, (group,)).rowcount == 1
+                    continue
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"{group} is not one of {role}"):
+                    connection.execute(statement, (group,))
+        connection.rollback()
+
+
+def test_a_group_cannot_be_renamed_into_an_own_one(schema: str) -> None:
+    with psycopg.connect(schema) as connection:
+        connection.execute(
+            "INSERT INTO messaging.consumer_offset (consumer_group, topic, partition, next_offset) "
+            "VALUES ('khata.aggregator', 't', 0, 5)"
+        )
+        connection.execute("SET LOCAL ROLE khata_payments")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE messaging.consumer_offset SET consumer_group = 'khata.payments'")
+        connection.rollback()
+
+
+def test_only_payments_purges_its_inbox_and_its_intents(schema: str) -> None:
+    with psycopg.connect(schema) as connection:
+        rows = connection.execute(
+            """
+            SELECT role, proname FROM unnest(%s::text[]) AS role, pg_proc
+            WHERE pronamespace = 'messaging'::regnamespace AND proname LIKE 'purge%%'
+              AND has_function_privilege(role, pg_proc.oid, 'EXECUTE') ORDER BY 1, 2
+            """,
+            (list(ROLES),),
+        ).fetchall()
+    writers = [(role, "purge_outbox") for role in ROLES if role != "khata_reader"]
+    assert rows == sorted([*writers, ("khata_payments", "purge_inbox"), ("khata_payments", "purge_intents")])
+
+
 @pytest.mark.parametrize("statement", ["UPDATE audit.entry SET actor = 'nobody'", "DELETE FROM audit.entry"])
 def test_not_even_the_owner_changes_an_audit_entry(schema: str, statement: str) -> None:
     with psycopg.connect(schema) as connection:

@@ -144,6 +144,36 @@ async def test_one_leader_publishes_and_the_other_takes_over_when_its_session_en
         assert second.values == ["3", "4", "5"]  # drained before it went
 
 
+async def test_the_leader_forgets_what_was_published_a_week_ago_and_nothing_that_is_pending(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.kafka.relay.PURGE_MOST", 2)
+    settings, stop = DatabaseSettings(database_url=SecretStr(database_url)), asyncio.Event()
+    producer = Producer(NOWHERE, "test")
+    producer.publish = Published()  # type: ignore[method-assign]
+    async with database(database_url) as db:
+        await _add(db, *"abcdefg")
+        async with db.transaction() as connection:
+            await outbox.add(connection, [message("pending", "other.v1"), message("old", "other.v1")])
+        with psycopg.connect(database_url, autocommit=True) as owner:
+            owner.execute(
+                "UPDATE messaging.outbox SET published_at = now() - interval '1 day' * "
+                "(CASE WHEN id = 1 THEN 6 ELSE 8 END) WHERE convert_from(value, 'UTF8') <> 'pending'"
+            )
+        running = asyncio.create_task(relay(settings, db, producer, [TOPIC], stop, role="khata_payments"))
+
+        async def left() -> list[str]:
+            async with db.connection() as connection:
+                rows = await (
+                    await connection.execute("SELECT convert_from(value, 'UTF8') FROM messaging.outbox ORDER BY id")
+                ).fetchall()
+            return [row[0] for row in rows]
+
+        await eventually(left, lambda values: values == ["a", "pending", "old"])  # another topic has its own leader
+        stop.set()
+        await running
+
+
 def _may_leave(database: Database):  # type: ignore[no-untyped-def]
     """Whether no open transaction (autovacuum has some, too) is older than the newest row."""
 

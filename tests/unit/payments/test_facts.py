@@ -90,6 +90,14 @@ def test_inside_payment_link_paid_the_order_may_come_without_prefix() -> None:
     assert webhook.link == LinkFact(f"plink_{ID}", "paid", 118_000, 118_000, "kh-1", f"order_{ID}")
 
 
+def test_a_payment_that_names_no_order_has_the_one_of_the_link_it_comes_with() -> None:
+    webhook = read_webhook(
+        body("payment_link.paid", payment=PAYMENT | {"order_id": None}, payment_link=LINK | {"order_id": f"order_{ID}"})
+    )
+    assert webhook.payment is not None
+    assert webhook.payment.order_id == f"order_{ID}"
+
+
 def test_an_entity_without_its_wrapping_is_read_too() -> None:
     bare = json.dumps({"event": "payment.captured", "payload": {"payment": PAYMENT}}).encode()
     assert read_webhook(bare).payment == captured()
