@@ -1,7 +1,7 @@
 """The close barrier: everything accepted before the close is aggregated before the cut is taken (R9.4).
 
     a  the Kafka door has passed the end of usage.raw.v1 (read_committed), taken when the close began
-    b  spools: this version has none, so nothing accepted waits outside Kafka
+    b  every spool has said, as of after the close began, that it holds nothing accepted before (spool_barrier.py)
     c  the aggregator's offsets in Postgres have passed the end of usage.events.v1, taken after a and b
 
 An event is accepted by the HTTP door only once usage.events.v1 has it, so c covers that door. Positions only
@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from aiokafka import AIOKafkaConsumer
@@ -26,6 +27,7 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
+from services.invoicer import spool_barrier
 from services.invoicer.progress import Progress, Stage
 from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW
 from shared.domain.errors import BrokerAway, Retryable
@@ -69,7 +71,7 @@ async def wait(kafka: KafkaSettings, database: Database, progress: Progress, dea
     Raises Retryable when it is not within `deadline_s`, naming partition, lag and process; BrokerAway and
     DatabaseAway when those do not answer. Nothing is changed by it.
     """
-    deadline = time.monotonic() + deadline_s
+    deadline, began = time.monotonic() + deadline_s, datetime.now(UTC)
     async with _admin(kafka) as admin:
         raw = kafka.names.topic(USAGE_RAW)
         door = Reader(
@@ -78,7 +80,7 @@ async def wait(kafka: KafkaSettings, database: Database, progress: Progress, dea
         extents = await _extents(kafka, admin, raw, "read_committed")
         await _passed(door, extents, progress, deadline, deadline_s)
 
-        progress(Stage("spools: none are in use, nothing to wait for"))
+        await spool_barrier.wait(kafka, database, began, progress, deadline, deadline_s)
 
         events = kafka.names.topic(USAGE_EVENTS)
         # The aggregator reads uncommitted records too; ingest writes without transactions.
