@@ -31,6 +31,7 @@ class Classes:
     conflicts: int = 0
     dead_lettered: int = 0
     missing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # good events that were rejected or dead-lettered
     counted_sends: list[Sent] = field(default_factory=list)
 
 
@@ -51,11 +52,13 @@ def classify(sends: Iterable[Sent], known: Known) -> Classes:
     for sent in sends:
         if sent.answer == "rejected":
             found.rejected += 1
+            _note_good(found.refused, sent)
             continue
         found.accepted += 1
         place = (sent.partition, sent.log_offset)
         if place in known.dead_letters:
             found.dead_lettered += 1
+            _note_good(found.refused, sent)
             continue
         key = key_of(sent)
         fingerprint = payload_fingerprint(sent.type, sent.subject, read_data(sent.data.encode())) if sent.id else None
@@ -69,8 +72,18 @@ def classify(sends: Iterable[Sent], known: Known) -> Classes:
         elif standing is not None and fingerprint is not None and (key, fingerprint) in known.conflicts:
             found.conflicts += 1
         else:
-            found.missing.append(f"send {sent.number}: {sent.source}/{sent.id} of {sent.project} over {sent.door}")
+            found.missing.append(_told(sent))
     return found
+
+
+def _note_good(refused: list[str], sent: Sent) -> None:
+    """Only what the producers meant to be wrong has no identity in the journal."""
+    if sent.id:
+        refused.append(_told(sent))
+
+
+def _told(sent: Sent) -> str:
+    return f"send {sent.number}: {sent.source}/{sent.id} of {sent.project} over {sent.door}"
 
 
 def totals(sends: Iterable[Sent], value_path: str | None) -> tuple[int, Decimal]:

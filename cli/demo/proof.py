@@ -106,6 +106,8 @@ def _tell(proof: Proof, classes: Classes) -> None:
     proof.dead_lettered, proof.missing = classes.dead_lettered, len(classes.missing)
     for missing in classes.missing[:5]:
         proof.problems.append(f"missing: {missing}")
+    for refused in classes.refused[:5]:
+        proof.problems.append(f"a good event was refused: {refused}")
     total = proof.counted + proof.duplicates + proof.conflicts + proof.dead_lettered
     proof.expect(proof.accepted == total and not classes.missing, f"accepted {proof.accepted}, accounted for {total}")
 

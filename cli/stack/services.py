@@ -82,6 +82,8 @@ class Plan:
         ready = f"http://127.0.0.1:{self.ports[f'{name}.metrics']}/readyz"
         if name in _HTTP:
             env["HTTP_PORT"] = str(self.ports[f"{name}.http"])
+        if name == "ingest":
+            env["SPOOL_PATH"] = str(self.home / "spool-ingest.sqlite3")
         if name == "sandbox":
             ready = f"{self.sandbox_url}/readyz"
             env |= {
