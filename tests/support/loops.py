@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 def group_of(parts: Parts) -> str:
     """A group of the test's own."""
-    return parts.kafka.names.group("test")
+    return parts.kafka.names.group("aggregator", "test")
 
 
 @dataclass
