@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from contextlib import AsyncExitStack
 
 from services.ingest import http
+from services.ingest.door_keeper import DoorKeeper, Topics, instance_of
 from services.ingest.durable import DurableSender
 from services.ingest.kafka_door import KafkaDoor
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
-from shared.domain.errors import BrokerAway, KhataError
+from shared.domain.errors import BrokerAway
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.fast_producer import FastProducer
 from shared.kafka.producer import AckedSender, Producer
-from shared.observability import logging, names
+from shared.observability import logging
 from shared.runtime import service
 from shared.runtime.http import HttpServer
 from shared.runtime.service import Process
 from shared.spool.purge import group_positions
 from shared.spool.run import keep
 from shared.spool.store import Spool
-
-DOOR_RETRY_S = 5.0
 
 log = logging.get(__name__)
 
@@ -69,17 +67,22 @@ async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fi
 
 def _kafka_door(
     settings: IngestSettings, cache: CatalogueCache, producer: FastProducer, dead_letters: Producer, ingest_id: str
-) -> ConsumerLoop:
+) -> DoorKeeper:
     group = settings.names.group("ingest", "door")
-    return ConsumerLoop(
-        settings,
-        group=group,
-        instance=settings.instance,
-        topics=[settings.names.topic(USAGE_RAW)],
-        handler=KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group),
-        isolation="read_committed",
-        commit_positions=True,
-    )
+    handler = KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group)
+
+    def over(read: Topics) -> ConsumerLoop:
+        return ConsumerLoop(
+            settings,
+            group=group,
+            instance=instance_of(settings.instance, read),
+            topics=read,
+            handler=handler,
+            isolation="read_committed",
+            commit_positions=True,
+        )
+
+    return DoorKeeper(settings, cache, over)
 
 
 async def _serve(
@@ -87,7 +90,7 @@ async def _serve(
     process: Process,
     cache: CatalogueCache,
     sender: AckedSender,
-    door: ConsumerLoop,
+    door: DoorKeeper,
     spool: Spool | None,
     producer: FastProducer,
     ingest_id: str,
@@ -104,28 +107,11 @@ async def _serve(
         await _either(cache.at_end, following, process.stop)
         await server.start()
         log.info("ingest.open", http_port=server.port)
-        reading = tasks.create_task(_keep_open(door, process.stop))
+        reading = tasks.create_task(door.run(process.stop))
         await process.stop.wait()
         await server.stop()
         await reading
         doors_closed.set()  # nothing more is accepted: the spool drains
-
-
-async def _keep_open(door: ConsumerLoop, stop: asyncio.Event) -> None:
-    """Run the Kafka door. What stops it (a record no client can decode, a moved log) must not close the HTTP door.
-
-    It is tried again every few seconds; until it works the metric says so and closing a month waits, naming the
-    partition: nothing that was accepted there is passed over.
-    """
-    while not stop.is_set():
-        try:
-            names.KAFKA_DOOR_OPEN.set(1)
-            await door.run(stop)
-        except KhataError as error:
-            names.KAFKA_DOOR_OPEN.set(0)
-            log.error("ingest.kafka_door_closed", error=str(error), again_in_s=DOOR_RETRY_S)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), DOOR_RETRY_S)
 
 
 async def _either(ready: asyncio.Event, work: asyncio.Task[None], stop: asyncio.Event) -> None:

@@ -1,7 +1,9 @@
-"""The Kafka door: `usage.raw.v1` -> checked and stamped -> `usage.events.v1`.
+"""The Kafka door: raw topics -> checked and stamped -> `usage.events.v1`.
 
-Producers here are trusted by broker ACL; the extension `project` names the project. The group's offsets
-live in Kafka and move once everything below them is acked downstream or in the dead-letter topic:
+Producers here are trusted by broker ACL. On `usage.raw.v1` the extension `project` names the project; a topic of a
+project's own (`usage.raw.<project>.v1`) fixes it by its name. Structured and binary mode are read (CloudEvents Kafka
+protocol binding 1.0). The group's offsets live in Kafka and move once everything below them is acked downstream or
+in the dead-letter topic:
 
     1  check the batch against the catalogue (read to its end before the door opens)
     2  dead letters written and acked
@@ -21,6 +23,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from services.ingest.accept import accept
+from services.ingest.binary import KAFKA_PREFIX, envelope_of, kafka_attributes
 from services.ingest.settings import IngestSettings
 from services.ingest.validate import Clock, Envelope, Sender, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache, Refresh
@@ -36,6 +39,7 @@ from shared.observability import names as metrics
 from shared.runtime.failpoints import failpoint
 
 MODES = {"live": True, "test": False}
+STRUCTURED = (b"application/cloudevents+json", b"application/json", b"")
 
 
 @dataclass
@@ -79,25 +83,41 @@ class KafkaDoor:
         await failpoint("ingest.door.before_commit")
 
     async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:
-        envelope = self._envelope(record)
-        if envelope.project not in self.cache.projects or envelope.type not in self.cache.meters.by_type:
+        envelope = _envelope(record)
+        name = self.settings.names.raw_project(record.topic) or envelope.project
+        if name not in self.cache.projects or envelope.type not in self.cache.meters.by_type:
             await refresh()  # it may have been made a moment ago
-        if envelope.project is None or envelope.project not in self.cache.projects:
-            raise Rejected("unknown_project", f"there is no project {envelope.project!r}: set the extension `project`")
-        if envelope.mode not in MODES:
+        if name is None or name not in self.cache.projects:
+            raise Rejected("unknown_project", f"there is no project {name!r}: set the extension `project`")
+        mode = envelope.mode or "live"
+        if mode not in MODES:
             raise Rejected("invalid_event", "the extension `mode` must be live or test")
         original_ms = headers.whole_number(record.headers, headers.DLQ_TIMESTAMP)
         taken_ms = record.timestamp_ms if original_ms is None else min(original_ms, record.timestamp_ms)
-        clock = Clock(datetime.fromtimestamp(taken_ms / 1000, UTC), timedelta(days=self.settings.horizon_days))
-        sender = Sender(envelope.project, MODES[envelope.mode])
-        return stamp(envelope, sender, self.cache.meters, clock, self.ingest_id, self.cache.version)
-
-    def _envelope(self, record: Record) -> Envelope:
-        content_type = (headers.first(record.headers, headers.CONTENT_TYPE) or headers.CLOUDEVENT_JSON).decode(
-            "latin-1"
+        return stamp(
+            envelope,
+            Sender(name, MODES[mode]),
+            self.cache.meters,
+            Clock(datetime.fromtimestamp(taken_ms / 1000, UTC), timedelta(days=self.settings.horizon_days)),
+            self.ingest_id,
+            self.cache.version,
+            accept_unknown_types=self.cache.accepts_unknown_types(name),
         )
-        if content_type.partition(";")[0].strip() not in ("application/cloudevents+json", "application/json"):
-            raise Rejected("unsupported_media_type", "only structured mode (application/cloudevents+json) is read")
-        if not record.value:
-            raise Rejected("malformed", "the record has no value")
-        return read_envelope(record.value)
+
+
+def _envelope(record: Record) -> Envelope:
+    """Raises Rejected: `malformed` (a tombstone is no data), `unsupported_media_type`, `invalid_event`, `too_large`."""
+    content_type = headers.first(record.headers, headers.CONTENT_TYPE)
+    media_type = (content_type or b"").partition(b";")[0].strip().lower()
+    if not record.value:
+        raise Rejected("malformed", "the record has no value: a tombstone is no event")
+    structured = media_type.startswith(b"application/cloudevents")
+    if not structured and any(name.startswith(KAFKA_PREFIX) for name, _ in record.headers):
+        declared = None if content_type is None else content_type.decode("latin-1")
+        return envelope_of(kafka_attributes(record.headers), declared, record.value)
+    if media_type not in STRUCTURED:
+        raise Rejected(
+            "unsupported_media_type",
+            "content-type must be application/cloudevents+json, or the attributes must be ce_ headers (binary mode)",
+        )
+    return read_envelope(record.value)

@@ -23,7 +23,9 @@ MAX_COMMAS = 300_000
 MAX_AHEAD = timedelta(minutes=5)  # a clock may be wrong by that much
 
 _LENGTHS = {"id": 256, "source": 512, "type": 256, "subject": 256}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# CloudEvents 1.0, type system: no control characters, no noncharacters (surrogates are no UTF-8 anyway).
+_NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_FORBIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NONCHARACTERS}]")
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -39,7 +41,7 @@ class Envelope(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw(b"null")
     data_base64: str | None = None
     project: str | None = None
-    mode: str = "live"
+    mode: str | None = None
 
 
 _envelope = msgspec.json.Decoder(Envelope)
@@ -54,6 +56,10 @@ class Sender:
     live: bool
     key_id: str = ""
 
+    @property
+    def mode(self) -> str:
+        return "live" if self.live else "test"
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -61,6 +67,12 @@ class Clock:
 
     now: datetime
     horizon: timedelta
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a media type is JSON by its name: `application/json`, or with the suffix `+json` (RFC 6839)."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type.rpartition("/")[2] == "json" or media_type.endswith("+json")
 
 
 def split(body: bytes) -> list[bytes]:
@@ -86,22 +98,35 @@ def read_envelope(raw: bytes) -> Envelope:
 
 
 def stamp(
-    envelope: Envelope, sender: Sender, meters: MeterIndex, clock: Clock, ingest_id: str, version: int
+    envelope: Envelope,
+    sender: Sender,
+    meters: MeterIndex,
+    clock: Clock,
+    ingest_id: str,
+    version: int,
+    *,
+    accept_unknown_types: bool = False,
 ) -> StampedEvent:
-    """The event as it goes to `usage.events.v1`. Raises Rejected with a code and what to do."""
+    """The event as it goes to `usage.events.v1`. Raises Rejected with a code and what to do.
+
+    `accept_unknown_types` is the project's setting: a type without a meter is taken and marked as such.
+    """
     if envelope.specversion != "1.0":
         _refuse("invalid_event", 'specversion must be "1.0" (CloudEvents)')
     for name, longest in _LENGTHS.items():
         _check_text(name, getattr(envelope, name), longest)
     if envelope.project is not None and envelope.project != sender.project:
-        _refuse("wrong_project", f"this key acts for project {sender.project!r} only")
+        _refuse("wrong_project", f"this sender acts for project {sender.project!r} only")
+    if envelope.mode is not None and envelope.mode != sender.mode:
+        _refuse("wrong_mode", f"the extension mode must be {sender.mode} (as this sender is), or be left out")
     if envelope.data_base64 is not None:
         _refuse("unsupported_data", "data_base64 is not read; send JSON in data")
-    if not (envelope.datacontenttype or "application/json").partition(";")[0].strip().endswith("json"):
+    if not is_json(envelope.datacontenttype or "application/json"):
         _refuse("unsupported_data", "datacontenttype must be application/json")
     raw = bytes(envelope.data)
     data = _read(raw)
-    for meter in meters.of_type(envelope.type):
+    unmetered = accept_unknown_types and envelope.type not in meters.by_type
+    for meter in () if unmetered else meters.of_type(envelope.type):
         meter.quantity(data)
     return StampedEvent(
         id=envelope.id,
@@ -116,6 +141,7 @@ def stamp(
         data=msgspec.Raw(raw),
         keyid=sender.key_id,
         catalogueversion=version,
+        unmetered=unmetered,
     )
 
 
@@ -124,8 +150,8 @@ def _check_text(name: str, value: str, longest: int) -> None:
         _refuse("invalid_event", f"{name} is missing")
     if len(value) > longest:
         _refuse("invalid_event", f"{name} may have at most {longest} characters")
-    if _CONTROL.search(value):
-        _refuse("invalid_event", f"{name} must not hold control characters")
+    if _FORBIDDEN.search(value):
+        _refuse("invalid_event", f"{name} must not hold control characters or noncharacters")
 
 
 def _read(raw: bytes) -> Any:

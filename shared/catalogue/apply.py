@@ -154,27 +154,40 @@ async def _organisation(connection: Connection, entry: OrganisationEntry, applie
 async def _project(connection: Connection, entry: ProjectEntry, applied: Applied) -> None:
     name = entry.name or entry.id
     found = await _one(
-        connection, "SELECT organisation_id, name, version FROM catalogue.project WHERE id = %s", (entry.id,)
+        connection,
+        """
+        SELECT organisation_id, name, accept_unknown_types, raw_topic, version
+        FROM catalogue.project WHERE id = %s
+        """,
+        (entry.id,),
     )
-    if found is not None and found[:2] == (entry.organisation, name):
+    if found is not None and found[:-1] == (entry.organisation, name, entry.accept_unknown_types, entry.raw_topic):
         applied.note("project", entry.id, "exists", None)
         return
     if found is not None and found[0] != entry.organisation:
         raise Usage(f"project {entry.id} belongs to {found[0]}; a project never moves to another organisation")
+    if found is not None and found[3] and not entry.raw_topic:
+        raise Usage(
+            f"project {entry.id}: raw_topic cannot be taken back, because records may wait in its topic; "
+            "take the producers' leave to write away at the broker"
+        )
     if not await _one(connection, "SELECT 1 FROM catalogue.organisation WHERE id = %s", (entry.organisation,)):
         raise Usage(f"project {entry.id}: there is no organisation {entry.organisation}; add it to the file")
     row = await _one(
         connection,
         """
-        INSERT INTO catalogue.project AS project (id, organisation_id, name) VALUES (%s, %s, %s)
-        ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = project.version + 1, updated_at = now()
+        INSERT INTO catalogue.project AS project (id, organisation_id, name, accept_unknown_types, raw_topic)
+        VALUES (%s, %s, %s, %s, %s)
+        ON CONFLICT (id) DO UPDATE SET
+            name = excluded.name, accept_unknown_types = excluded.accept_unknown_types,
+            raw_topic = excluded.raw_topic, version = project.version + 1, updated_at = now()
         RETURNING version
         """,
-        (entry.id, entry.organisation, name),
+        (entry.id, entry.organisation, name, entry.accept_unknown_types, entry.raw_topic),
     )
     assert row is not None
     applied.epoch_moves = True
-    message = ProjectMessage(entry.id, row[0], entry.organisation, name)
+    message = ProjectMessage(entry.id, row[0], entry.organisation, name, entry.accept_unknown_types, entry.raw_topic)
     applied.note("project", entry.id, "changed" if found else "created", message)
 
 

@@ -71,6 +71,11 @@ class CatalogueCache:
                 self.meters = MeterIndex.of(self._meters.values())
         self.version += 1
 
+    def accepts_unknown_types(self, project_id: str) -> bool:
+        """The project's setting; False for a project that is not known."""
+        project = self.projects.get(project_id)
+        return project is not None and project.accept_unknown_types
+
     async def check(self) -> str | None:
         return None if self.at_end.is_set() else "the catalogue has not been read to its end yet"
 

@@ -52,9 +52,14 @@ class OrganisationEntry(Entry):
 
 
 class ProjectEntry(Entry):
+    """`accept_unknown_types`: keep events that no meter counts, instead of refusing them. `raw_topic`: a topic of
+    its own for producers on Kafka, `usage.raw.<id>.v1`, where every event is this project's."""
+
     id: Id
     organisation: Id
     name: str = ""
+    accept_unknown_types: bool = False
+    raw_topic: bool = False
 
 
 class MeterEntry(Entry):

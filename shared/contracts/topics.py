@@ -8,7 +8,7 @@ back-fill with old event times does not expire unread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DAY_MS = 24 * 3600 * 1000
 DEAD_LETTER_SUFFIX = ".dlq"
@@ -38,7 +38,7 @@ USAGE_RAW = Topic(
     producers=("anyone with the broker's leave",),
     consumers=("ingest",),
     key="any",
-    value="CloudEvents 1.0, structured mode; the extension `project` names the project",
+    value="CloudEvents 1.0, structured or binary mode; the extension `project` names the project",
     partitions=4,
     retention_ms=14 * DAY_MS,
 )
@@ -116,6 +116,15 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 
+def project_raw(project_id: str) -> Topic:
+    """A project's own public door: its name says whose every event in it is."""
+    return replace(
+        USAGE_RAW,
+        name=f"usage.raw.{project_id}.v1",
+        value="CloudEvents 1.0, structured or binary mode; all of one project",
+    )
+
+
 def dead_letter(topic: Topic) -> Topic:
     """The dead-letter twin: same partitions, kept 90 days, longer than any billing period."""
     return Topic(
@@ -143,6 +152,12 @@ class Names:
 
     def topic(self, topic: Topic) -> str:
         return self.prefix + topic.name
+
+    def raw_project(self, topic_name: str) -> str | None:
+        """Whose a raw topic is by its (real) name; None for `usage.raw.v1` and for every other topic."""
+        name = topic_name.removeprefix(self.prefix)
+        own = name.startswith("usage.raw.") and name.endswith(".v1") and name != USAGE_RAW.name
+        return name.removeprefix("usage.raw.").removesuffix(".v1") if own else None
 
     def dead_letter(self, topic_name: str) -> str:
         """Dead-letter topic of a real (already prefixed) topic name."""

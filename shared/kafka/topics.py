@@ -10,7 +10,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
-from shared.contracts.topics import DEAD_LETTER_SUFFIX, MAX_DEAD_LETTER_BYTES, Topic, with_dead_letters
+from shared.contracts.topics import (
+    DEAD_LETTER_SUFFIX,
+    MAX_DEAD_LETTER_BYTES,
+    TOPICS,
+    Topic,
+    project_raw,
+    with_dead_letters,
+)
 from shared.domain.errors import BrokerAway, Misconfigured
 from shared.runtime.settings import KafkaSettings
 
@@ -42,8 +49,13 @@ def configuration(topic: Topic, replication: int) -> dict[str, str]:
     return found
 
 
-async def apply(settings: KafkaSettings, *, dev: bool, dry_run: bool = False) -> list[TopicState]:
-    """Create what is missing and tell what differs. Raises BrokerAway, and Misconfigured for too few brokers."""
+async def apply(
+    settings: KafkaSettings, *, dev: bool, dry_run: bool = False, projects: Sequence[str] = ()
+) -> list[TopicState]:
+    """Create what is missing and tell what differs: the list, and the raw topics of `projects` that have their own.
+
+    Raises BrokerAway, and Misconfigured for too few brokers.
+    """
     admin = await _admin(settings)
     try:
         brokers = len((await admin.describe_cluster())["brokers"])
@@ -55,7 +67,7 @@ async def apply(settings: KafkaSettings, *, dev: bool, dry_run: bool = False) ->
         replication = min(PRODUCTION_REPLICATION, brokers)
         present = await _present(admin)
         states, missing = [], []
-        for topic in with_dead_letters():
+        for topic in with_dead_letters((*TOPICS, *map(project_raw, projects))):
             name = settings.names.topic(topic)
             if name not in present:
                 missing.append(
@@ -87,17 +99,22 @@ async def _until_visible(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
 
 async def require(settings: KafkaSettings, topics: Sequence[Topic]) -> None:
     """A service's start: raises Misconfigured naming the topics that are missing."""
+    there = await present(settings)
+    wanted = [settings.names.topic(topic) for topic in topics]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise Misconfigured(f"topics are missing: {', '.join(missing)}: run `khata topics apply`")
+
+
+async def present(settings: KafkaSettings) -> list[str]:
+    """Names of all topics of the broker. Raises BrokerAway."""
     admin = await _admin(settings)
     try:
-        present = await _present(admin)
+        return list(await admin.list_topics())
     except KafkaError as error:
         raise BrokerAway(f"Kafka: {error}") from error
     finally:
         await admin.close()
-    wanted = [settings.names.topic(topic) for topic in topics]
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise Misconfigured(f"topics are missing: {', '.join(missing)}: run `khata topics apply`")
 
 
 async def _admin(settings: KafkaSettings) -> AIOKafkaAdminClient:

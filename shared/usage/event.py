@@ -36,7 +36,10 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """`hour` is the UTC instant at which the event's local hour starts; `quantities` has one entry per meter fed."""
+    """`hour` is the UTC instant at which the event's local hour starts; `quantities` has one entry per meter fed.
+
+    Without quantities no meter counts its type: it was accepted for one that will come.
+    """
 
     organisation_id: str
     project_id: str
@@ -70,7 +73,9 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
     owner = metering.owners.get(stamped.project)
     if owner is None:
         raise Rejected("unknown_project", f"there is no project {stamped.project!r}")
-    meters = metering.meters.of_type(stamped.type)
+    # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
+    unmetered = stamped.unmetered and stamped.type not in metering.meters.by_type
+    meters = () if unmetered else metering.meters.of_type(stamped.type)
     try:
         hour, month = local_hour_start(stamped.time, owner.zone), Month.of(stamped.time, owner.zone)
     except OverflowError:

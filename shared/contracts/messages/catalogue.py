@@ -18,11 +18,13 @@ class OrganisationMessage(msgspec.Struct, frozen=True, tag="organisation", tag_f
     time_zone: str
 
 
-class ProjectMessage(msgspec.Struct, frozen=True, tag="project", tag_field="kind"):
+class ProjectMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag="project", tag_field="kind"):
     id: str
     version: int
     organisation_id: str
     name: str
+    accept_unknown_types: bool = False  # events that no meter counts are kept, not refused
+    raw_topic: bool = False  # its own door on Kafka: usage.raw.<project>.v1
 
 
 class ApiKeyMessage(msgspec.Struct, frozen=True, tag="api_key", tag_field="kind"):

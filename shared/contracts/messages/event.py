@@ -33,6 +33,7 @@ class StampedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
     keyid: str = ""  # API key, empty for the Kafka door
     catalogueversion: int = 0
+    unmetered: bool = False  # no meter counted this type when it was accepted; the project allows that
 
 
 _decoder = msgspec.json.Decoder(StampedEvent)

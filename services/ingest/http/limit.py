@@ -1,0 +1,24 @@
+"""The seam for rate limits: who limits keys gives the door something that answers for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.ingest.validate import Sender
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """`retry_after_s` None: the call may pass; else how many seconds to wait. `headers` go on every answer."""
+
+    retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Limits(Protocol):
+    """Whole calls pass or wait, never a part of one."""
+
+    def take(self, sender: Sender, events: int) -> Allowance:
+        """Raises Rejected for a call that could never pass, however long it waits."""

@@ -1,0 +1,148 @@
+"""POST /v1/events: CloudEvents 1.0; 202 only after Kafka has every event it counts as accepted.
+
+    1  who sends (nothing is read before), then the body, its form, the limit of the key
+    2  every event is checked and stamped
+    3  `?validate_only=true`: answer 200, nothing is sent
+    4  send and wait for every ack        crash or 503: unknown; the same ids sent again count once
+    5  answer 202 with the index of each event that was refused
+
+Duplicates are not known here: they are counted as accepted, and once as usage. Errors are RFC 9457 problems.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.ingest import docs
+from services.ingest.accept import accept
+from services.ingest.authenticate import authenticate
+from services.ingest.http.answers import json_answer, none_accepted, refused, throttled, unavailable
+from services.ingest.http.body import Room, read_body
+from services.ingest.http.forms import events_of, validate_only
+from services.ingest.http.judge import judge
+from services.ingest.http.limit import Allowance, Limits
+from services.ingest.settings import IngestSettings
+from shared.catalogue.cache import CatalogueCache
+from shared.domain.errors import BrokerAway, Rejected, Retryable
+from shared.kafka.producer import AckedSender
+from shared.observability import logging
+from shared.observability import names as metrics
+from shared.runtime.failpoints import failpoint
+from shared.runtime.problems import problem
+
+PATH = "/v1/events"
+REQUEST_ID = "x-request-id"
+CLIENT_GONE = 499  # nobody reads it; the metric should not call it a success
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+log = logging.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the HTTP door works with. `ingest_id` names this process in every record it writes."""
+
+    settings: IngestSettings
+    cache: CatalogueCache
+    producer: AckedSender
+    ingest_id: str
+    limits: Limits | None = None
+    room: Room = field(default_factory=Room)
+
+
+def app(door: Door) -> Starlette:
+    async def events(request: Request) -> Response:
+        began = time.perf_counter()
+        response = await _answer(door, request)
+        metrics.HTTP_REQUESTS.labels(PATH, str(response.status_code)).inc()
+        metrics.HTTP_SECONDS.labels(PATH).observe(time.perf_counter() - began)
+        return response
+
+    return Starlette(
+        routes=[Route(PATH, _named(events), methods=["POST"]), *docs.routes()],
+        exception_handlers={HTTPException: _named(_elsewhere), Exception: _named(_our_fault)},
+    )
+
+
+Answering = Callable[..., Awaitable[Response]]
+
+
+def _named(answering: Answering) -> Answering:
+    """Every answer carries the caller's X-Request-Id, or a new one where it has none that can be echoed."""
+
+    async def answer(request: Request, *more: Exception) -> Response:
+        given = request.headers.get(REQUEST_ID, "")
+        request.state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        response = await answering(request, *more)
+        response.headers[REQUEST_ID] = request.state.request_id
+        return response
+
+    return answer
+
+
+async def _answer(door: Door, request: Request) -> Response:
+    allowance = Allowance()
+    try:
+        if not door.cache.at_end.is_set():
+            raise BrokerAway("the catalogue has not been read yet")
+        only_asks = validate_only(request.query_params)
+        sender = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers)
+        with door.room.enter() as held:
+            sources = events_of(request.headers, await read_body(request, held))
+            if door.limits is not None and not only_asks:
+                allowance = door.limits.take(sender, len(sources))
+            if allowance.retry_after_s is not None:
+                answer = throttled(allowance.retry_after_s)
+            else:
+                verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
+                if only_asks:
+                    return json_answer(HTTPStatus.OK, {"validate_only": True} | verdict.document())
+                for error in verdict.errors:
+                    metrics.EVENTS_REJECTED.labels("http", error["code"]).inc()
+                if verdict.accepted:
+                    await failpoint("ingest.http.before_ack")
+                    await accept(
+                        verdict.accepted, door.settings.names, door.producer, "http", door.settings.ack_deadline_s
+                    )
+                    answer = json_answer(HTTPStatus.ACCEPTED, verdict.document())
+                else:
+                    answer = none_accepted(verdict.errors, single=len(sources) == 1)
+    except Rejected as error:
+        metrics.EVENTS_REJECTED.labels("http", error.code).inc()
+        answer = refused(error)
+    except Retryable as error:
+        log.warning("ingest.unavailable", error=str(error), request_id=request.state.request_id)
+        answer = unavailable()
+    except ClientDisconnect:
+        answer = Response(status_code=CLIENT_GONE)
+    answer.headers.update(allowance.headers)
+    return answer
+
+
+async def _elsewhere(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    answer = problem(status, status.name.lower(), f"Events go to POST {PATH}; /docs tells how.")
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _our_fault(request: Request, error: Exception) -> Response:
+    log.error("ingest.failed", error=repr(error), request_id=request.state.request_id)
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal",
+        "A fault of ours. Unknown whether accepted: send the events again.",
+    )
