@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
-    from cli import catalogue, db, dev, run, spools, topics
+    from cli import catalogue, db, dev, keys, run, spools, topics
     from cli.demo.command import demo, proof
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
@@ -33,6 +33,7 @@ def compose() -> typer.Typer:
 
     app.add_typer(run.app, name="run")
     app.add_typer(catalogue.app, name="catalogue")
+    app.add_typer(keys.app, name="keys")
     app.add_typer(topics.app, name="topics")
     app.add_typer(spools.app, name="spools")
     app.add_typer(db.app, name="db")

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.audit.append import append
-from shared.catalogue import keys
-from shared.catalogue.file import CatalogueFile, KeyEntry, MeterEntry, OrganisationEntry, ProjectEntry
+from shared.catalogue import key_store
+from shared.catalogue.file import CatalogueFile, KeyEntry, LimitEntry, MeterEntry, OrganisationEntry, ProjectEntry
+from shared.catalogue.key_store import NewKey, limit_of
+from shared.catalogue.keys import MadeKey
 from shared.contracts.messages.catalogue import (
-    ApiKeyMessage,
     CatalogueMessage,
+    Limit,
     MeterMessage,
     OrganisationMessage,
     ProjectMessage,
@@ -29,8 +31,6 @@ from shared.domain.errors import Usage
 from shared.postgres import epoch, outbox
 from shared.postgres.outbox import OutboxMessage
 from shared.postgres.pool import Connection
-
-_LOCK = 0x6B636174  # "kcat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def apply_catalogue(
     catalogue.v1. Raises Usage when the file contradicts what is there (a project that would move to
     another organisation, a meter defined otherwise, a currency that would change).
     """
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    await key_store.lock(connection)
     applied = Applied()
     for organisation in file.organisations:
         await _organisation(connection, organisation, applied)
@@ -115,11 +115,13 @@ async def _organisation(connection: Connection, entry: OrganisationEntry, applie
         entry.gstin,
         entry.address,
         entry.email,
+        *_two(entry.limit),
     )
     found = await _one(
         connection,
         """
-        SELECT name, currency, time_zone, country, state_code, gstin, address, email, version
+        SELECT name, currency, time_zone, country, state_code, gstin, address, email, limit_per_second, limit_burst,
+            version
         FROM catalogue.organisation WHERE id = %s
         """,
         (entry.id,),
@@ -136,18 +138,20 @@ async def _organisation(connection: Connection, entry: OrganisationEntry, applie
         connection,
         """
         INSERT INTO catalogue.organisation AS organisation
-            (id, name, currency, time_zone, country, state_code, gstin, address, email)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+            (id, name, currency, time_zone, country, state_code, gstin, address, email, limit_per_second, limit_burst)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         ON CONFLICT (id) DO UPDATE SET
             name = excluded.name, country = excluded.country, state_code = excluded.state_code,
             gstin = excluded.gstin, address = excluded.address, email = excluded.email,
+            limit_per_second = excluded.limit_per_second, limit_burst = excluded.limit_burst,
             version = organisation.version + 1, updated_at = now()
         RETURNING version
         """,
         (entry.id, *columns),
     )
     assert row is not None
-    message = OrganisationMessage(entry.id, row[0], entry.name, entry.currency, entry.time_zone)
+    limit = limit_of(*_two(entry.limit))
+    message = OrganisationMessage(entry.id, row[0], entry.name, entry.currency, entry.time_zone, limit)
     applied.note("organisation", entry.id, "changed" if found else "created", message)
 
 
@@ -243,29 +247,22 @@ async def _refuse_late_meter(connection: Connection, entry: MeterEntry, applied:
 async def _key(connection: Connection, entry: KeyEntry, peppers: dict[str, bytes], applied: Applied) -> None:
     label = f"{entry.project}/{entry.name}"
     live = entry.mode == "live"
-    found = await _one(
-        connection,
-        "SELECT live, scopes FROM catalogue.api_key WHERE project_id = %s AND name = %s",
-        (entry.project, entry.name),
-    )
+    limit = Limit(entry.limit.per_second, entry.limit.burst) if entry.limit else None
+    found = await key_store.holder(connection, entry.project, entry.name)
     if found is not None:
-        if (found[0], tuple(found[1])) != (live, entry.scopes):
+        if (found.live, tuple(found.scopes)) != (live, entry.scopes):
             raise Usage(f"key {label} exists with another mode or other scopes: give the new one another name")
-        applied.note("key", label, "exists", None)
+        if found.limit == limit or found.is_over:
+            applied.note("key", label, "exists", None)
+            return
+        changed = await key_store.set_limit(connection, found, limit)
+        applied.note("key", label, "changed", changed.message())
         return
-    owner = await _one(connection, "SELECT organisation_id FROM catalogue.project WHERE id = %s", (entry.project,))
-    if owner is None:
-        raise Usage(f"key {label}: there is no project {entry.project}; add it to the file")
-    text, parsed = keys.make(live)
-    pepper_id, pepper = next(iter(peppers.items()))
-    hashed = keys.hash_secret(pepper, parsed)
-    await connection.execute(
-        """
-        INSERT INTO catalogue.api_key (id, organisation_id, project_id, name, live, secret_hash, pepper_id, scopes)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
-        """,
-        (parsed.id, owner[0], entry.project, entry.name, live, hashed, pepper_id, list(entry.scopes)),
-    )
-    applied.secrets[label] = text
-    message = ApiKeyMessage(parsed.id, 1, owner[0], entry.project, live, hashed.hex(), pepper_id, tuple(entry.scopes))
-    applied.note("key", label, "created", message)
+    made = MadeKey.under(peppers, live)
+    stored = await key_store.insert(connection, made, NewKey(entry.project, entry.name, entry.scopes, limit))
+    applied.secrets[label] = made.text
+    applied.note("key", label, "created", stored.message())
+
+
+def _two(limit: LimitEntry | None) -> tuple[int | None, int | None]:
+    return (limit.per_second, limit.burst) if limit else (None, None)

@@ -15,11 +15,19 @@ from shared.domain.errors import Rejected, Usage
 from shared.domain.period import time_zone
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Scope = Literal["events:write", "usage:read"]
 MeterId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,62}$")]
 
 
 class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class LimitEntry(Entry):
+    """Events per second in the long run, and how many may come at once; a call above `burst` can never pass."""
+
+    per_second: Annotated[int, Field(ge=1, le=1_000_000)]
+    burst: Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class OrganisationEntry(Entry):
@@ -34,6 +42,7 @@ class OrganisationEntry(Entry):
     gstin: str | None = None
     address: str = ""
     email: str | None = None
+    limit: LimitEntry | None = None  # of all its keys together; none: unlimited
 
     @field_validator("time_zone")
     @classmethod
@@ -86,7 +95,8 @@ class KeyEntry(Entry):
     name: Id
     project: Id
     mode: Literal["live", "test"] = "live"
-    scopes: tuple[Literal["events:write", "usage:read"], ...] = ("events:write",)
+    scopes: tuple[Scope, ...] = ("events:write",)
+    limit: LimitEntry | None = None
 
 
 class CatalogueFile(Entry):

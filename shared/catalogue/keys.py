@@ -11,8 +11,8 @@ import re
 import secrets
 import string
 import zlib
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -43,8 +43,9 @@ class PepperSettings(Settings):
                 raise ValueError("each pepper must be id:64 hex digits")
         return value
 
-    @property
+    @cached_property
     def peppers(self) -> dict[str, bytes]:
+        """By id, the one for new keys first."""
         parts = (part.strip().split(":") for part in self.key_peppers.get_secret_value().split(","))
         return {name: bytes.fromhex(digits) for name, digits in parts}
 
@@ -59,6 +60,24 @@ class ParsedKey:
 
     def __repr__(self) -> str:
         return f"ParsedKey(id={self.id!r}, live={self.live})"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A new key: `text` is shown once; the rest is what is stored of it."""
+
+    text: str = field(repr=False)
+    id: str
+    live: bool
+    secret_hash: bytes
+    pepper_id: str
+
+    @classmethod
+    def under(cls, peppers: dict[str, bytes], live: bool) -> MadeKey:
+        """Under the first pepper."""
+        text, parsed = make(live)
+        pepper_id, pepper = next(iter(peppers.items()))
+        return cls(text, parsed.id, live, hash_secret(pepper, parsed), pepper_id)
 
 
 def make(live: bool) -> tuple[str, ParsedKey]:
@@ -79,7 +98,7 @@ def parse(text: str) -> ParsedKey:
 
 def hash_secret(pepper: bytes, key: ParsedKey) -> bytes:
     """What is stored: HMAC-SHA256 under the pepper over id and secret."""
-    return hmac.new(pepper, f"{key.id}:{key.secret}".encode(), sha256).digest()
+    return hmac.digest(pepper, f"{key.id}:{key.secret}".encode(), "sha256")
 
 
 def matches(pepper: bytes, key: ParsedKey, stored_hash: bytes) -> bool:

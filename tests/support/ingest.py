@@ -95,7 +95,7 @@ def small_catalogue() -> tuple[CatalogueCache, dict[str, str]]:
             )
         )
     texts["unknown"] = keys.make(True)[0]
-    cache.at_end.set()
+    cache.seen_end()
     return cache, texts
 
 

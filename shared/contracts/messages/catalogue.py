@@ -8,6 +8,14 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Events per second in the long run, and how many may come at once."""
+
+    per_second: int
+    burst: int
 
 
 class OrganisationMessage(msgspec.Struct, frozen=True, tag="organisation", tag_field="kind"):
@@ -16,6 +24,7 @@ class OrganisationMessage(msgspec.Struct, frozen=True, tag="organisation", tag_f
     name: str
     currency: str
     time_zone: str
+    limit: Limit | UnsetType = UNSET  # of all its keys together; not there: unlimited
 
 
 class ProjectMessage(msgspec.Struct, frozen=True, omit_defaults=True, tag="project", tag_field="kind"):
@@ -40,6 +49,7 @@ class ApiKeyMessage(msgspec.Struct, frozen=True, tag="api_key", tag_field="kind"
     scopes: tuple[str, ...]
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    limit: Limit | UnsetType = UNSET  # not there: unlimited
 
 
 class MeterMessage(msgspec.Struct, frozen=True, tag="meter", tag_field="kind"):

@@ -50,7 +50,7 @@ def test_tombstones_and_messages_of_a_newer_khata_are_left_alone() -> None:
 async def test_it_is_not_ready_before_the_topic_was_read_to_its_end() -> None:
     cache = CatalogueCache()
     assert await cache.check() == "the catalogue has not been read to its end yet"
-    cache.at_end.set()
+    cache.seen_end()
     assert await cache.check() is None
 
 
