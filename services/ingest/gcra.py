@@ -48,14 +48,13 @@ class Gcra:
             return 0
         return -(-over // self._rate)
 
-    def remaining(self, now_ns: int) -> int:
-        """How many events could pass now."""
-        debt = max(0, self._full_at - now_ns * self._rate)
-        return max(0, self._burst - debt) // self._cost
-
-    def full_in_ns(self, now_ns: int) -> int:
-        """When the whole burst is there again."""
-        return -(-max(0, self._full_at - now_ns * self._rate) // self._rate)
+    def left(self, now_ns: int) -> tuple[int, int]:
+        """How many events could pass now, and in how many nanoseconds the whole burst is there again."""
+        debt = self._full_at - now_ns * self._rate
+        if debt <= 0:
+            return self.share, 0
+        free = self._burst - debt
+        return (free // self._cost if free > 0 else 0), -(-debt // self._rate)
 
     def changed(self, per_second: int, burst: int, processes: int, now_ns: int) -> Gcra:
         """The same bucket under another limit: as many events stay taken."""

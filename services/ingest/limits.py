@@ -6,13 +6,12 @@ processes each lets 1/n of it pass. A call passes whole or not at all, and takes
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from services.ingest.gcra import Gcra
 from services.ingest.http.limit import Allowance
@@ -58,52 +57,57 @@ class KeyLimits:
         Raises Rejected (`over_burst`) for a call larger than a burst: it could never pass.
         """
         now = self.clock_ns()
-        own, shared = self._buckets(sender, now)
-        for bucket, whose in ((own, "this key"), (shared, "this organisation")):
-            if bucket is not None and events > bucket.burst:
-                raise Rejected(
-                    "over_burst",
-                    f"{events} events at once, but the burst of {whose} is {bucket.burst}: send smaller calls",
-                )
-        if own is None and shared is None:
+        buckets = self._buckets(sender, now)
+        if not buckets:
             return _FREE
-        own_wait = own.wait_ns(events, now) if own else 0
-        shared_wait = shared.wait_ns(events, now) if shared else 0
-        if own_wait or shared_wait:
-            metrics.EVENTS_LIMITED.labels("key" if own_wait >= shared_wait else "organisation").inc(events)
-            return Allowance(max(own_wait, shared_wait) / _SECOND_NS, _headers(own, shared, now))
-        if own:
-            own.take(events, now)
-        if shared:
-            shared.take(events, now)
-        return Allowance(None, _headers(own, shared, now))
+        for whose, bucket in buckets:
+            if events > bucket.burst:
+                text = f"{events} events at once, but the burst of this {whose} is {bucket.burst}: send smaller calls"
+                raise Rejected("over_burst", text)
+        if len(buckets) == 1:
+            wait = buckets[0][1].take(events, now)
+        else:
+            wait = max(bucket.wait_ns(events, now) for _, bucket in buckets)
+            if not wait:
+                for _, bucket in buckets:
+                    bucket.take(events, now)
+        if wait:
+            longest = max(buckets, key=lambda each: each[1].wait_ns(events, now))
+            metrics.EVENTS_LIMITED.labels(longest[0]).inc(events)
+            return Allowance(wait / _SECOND_NS, _headers(buckets, now))
+        return Allowance(None, _headers(buckets, now))
 
     def look(self, sender: Sender) -> Allowance:
         """As `take` of one event, but takes nothing: asked before a body is read, its headers go on any answer."""
         now = self.clock_ns()
-        own, shared = self._buckets(sender, now)
-        if own is None and shared is None:
+        buckets = self._buckets(sender, now)
+        if not buckets:
             return _FREE
-        wait = max(bucket.wait_ns(1, now) if bucket else 0 for bucket in (own, shared))
-        return Allowance(wait / _SECOND_NS if wait else None, _headers(own, shared, now))
+        wait = max(bucket.wait_ns(1, now) for _, bucket in buckets)
+        return Allowance(wait / _SECOND_NS if wait else None, _headers(buckets, now))
 
-    def _buckets(self, sender: Sender, now: int) -> tuple[Gcra | None, Gcra | None]:
+    def _buckets(self, sender: Sender, now: int) -> Sequence[tuple[str, Gcra]]:
+        """Every bucket a call of the sender takes from, and whose it is."""
         key = self.cache.keys.get(sender.key_id)
         if key is None:
-            return None, None
+            return ()
         organisation = self.cache.organisations.get(key.organisation_id)
-        own = None if key.limit is UNSET else self._bucket(self._of_key, key.id, key.limit, now)
-        if organisation is None or organisation.limit is UNSET:
-            return own, None
-        return own, self._bucket(self._of_organisation, organisation.id, organisation.limit, now)
+        shared = UNSET if organisation is None else organisation.limit
+        if shared is UNSET:
+            if key.limit is UNSET:
+                return ()
+            return (("key", self._bucket(self._of_key, key.id, key.limit, now)),)
+        of_all = ("organisation", self._bucket(self._of_organisation, key.organisation_id, shared, now))
+        if key.limit is UNSET:
+            return (of_all,)
+        return (("key", self._bucket(self._of_key, key.id, key.limit, now)), of_all)
 
-    def _bucket(self, buckets: dict[str, Gcra], id: str, limit: Limit | UnsetType, now: int) -> Gcra:
-        assert limit is not UNSET
+    def _bucket(self, buckets: dict[str, Gcra], id: str, limit: Limit, now: int) -> Gcra:
         processes = max(1, self.processes.count())
         found = buckets.get(id)
         if found is None:
             found = buckets[id] = Gcra(limit.per_second, limit.burst, processes)
-        elif (found.per_second, found.burst, found.processes) != (limit.per_second, limit.burst, processes):
+        elif found.burst != limit.burst or found.per_second != limit.per_second or found.processes != processes:
             found = buckets[id] = found.changed(limit.per_second, limit.burst, processes, now)
         return found
 
@@ -118,12 +122,16 @@ def limit_headers(limits: KeyLimits, sender: Sender) -> Mapping[str, str]:
     return limits.look(sender).headers
 
 
-def _headers(own: Gcra | None, shared: Gcra | None, now: int) -> dict[str, str]:
-    """Of the tighter limit, as this process keeps it (draft-ietf-httpapi-ratelimit-headers-03)."""
-    buckets = [bucket for bucket in (own, shared) if bucket is not None]
-    tight = min(buckets, key=lambda bucket: bucket.remaining(now))
+def _headers(buckets: Sequence[tuple[str, Gcra]], now: int) -> dict[str, str]:
+    """Of the tightest limit, as this process keeps it (draft-ietf-httpapi-ratelimit-headers-03)."""
+    tight = buckets[0][1]
+    remaining, full_in_ns = tight.left(now)
+    for _, other in buckets[1:]:
+        left = other.left(now)
+        if left[0] < remaining:
+            tight, (remaining, full_in_ns) = other, left
     return {
         "ratelimit-limit": str(tight.share),
-        "ratelimit-remaining": str(tight.remaining(now)),
-        "ratelimit-reset": str(math.ceil(tight.full_in_ns(now) / _SECOND_NS)),
+        "ratelimit-remaining": str(remaining),
+        "ratelimit-reset": str(-(-full_in_ns // _SECOND_NS)),
     }
