@@ -19,12 +19,13 @@ from shared.catalogue.file import CatalogueFile, read_catalogue
 from shared.catalogue.keys import PepperSettings
 from shared.contracts.topics import CATALOGUE
 from shared.domain.errors import BrokerAway, DatabaseAway, Usage
+from shared.kafka import topics
 from shared.kafka.producer import Producer
 from shared.postgres import outbox
 from shared.postgres.migrate import require_current
 from shared.postgres.pool import Database, direct_connection
 from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
-from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
+from shared.runtime.settings import DatabaseSettings, KafkaSettings, ProcessSettings, load
 
 app = typer.Typer(help="Organisations, projects, meters, keys and prices.", no_args_is_help=True)
 
@@ -32,7 +33,7 @@ DRAIN_S = 20.0
 ATTEMPTS = 5
 
 
-class CatalogueSettings(KafkaSettings, DatabaseSettings, PepperSettings):
+class CatalogueSettings(ProcessSettings, KafkaSettings, DatabaseSettings, PepperSettings):
     """What the command needs."""
 
 
@@ -107,6 +108,10 @@ async def apply_file(
     try:
         async with database.connection() as connection:
             await require_current(connection)
+        if own := [project.id for project in file.projects if project.raw_topic]:
+            # First, so that ingest never hears of a topic that is not there; and only for a file that holds.
+            await _apply_once(settings, database, file, topic, {}, dry_run=True)
+            await topics.apply(settings, dev=settings.dev, dry_run=dry_run, projects=own)
         for attempt in range(1, ATTEMPTS + 1):
             applied, prices = Applied(), list[Change]()
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from shared.catalogue import own_topics
 from shared.kafka import topics
 from shared.runtime.output import Output, OutputOption, show, wait_for
 from shared.runtime.settings import KafkaSettings, ProcessSettings, load
@@ -26,7 +27,7 @@ def apply(
 ) -> None:
     """Create what is missing and tell what differs; never shrinks or deletes."""
     settings = load(TopicsSettings)
-    states = wait_for(topics.apply(settings, dev=settings.dev, dry_run=dry_run))
+    states = wait_for(_apply(settings, dry_run))
     show(
         [
             {
@@ -41,3 +42,9 @@ def apply(
     )
     if any(state.outcome == "differs" for state in states):
         raise typer.Exit(1)
+
+
+async def _apply(settings: TopicsSettings, dry_run: bool) -> list[topics.TopicState]:
+    """The list, and the raw topics of projects that have their own (as catalogue.v1 says)."""
+    projects = await own_topics.published(settings)
+    return await topics.apply(settings, dev=settings.dev, dry_run=dry_run, projects=projects)

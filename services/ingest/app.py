@@ -10,6 +10,7 @@ from services.ingest import http
 from services.ingest.door_keeper import DoorKeeper, Topics, instance_of
 from services.ingest.durable import DurableSender
 from services.ingest.kafka_door import KafkaDoor
+from services.ingest.limits import KeyLimits
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
@@ -96,7 +97,10 @@ async def _serve(
     ingest_id: str,
 ) -> None:
     server = HttpServer(
-        http.app(http.Door(settings, cache, sender, ingest_id)), settings.host, settings.http_port, "HTTP_PORT"
+        http.app(http.Door(settings, cache, sender, ingest_id, KeyLimits(cache))),
+        settings.host,
+        settings.http_port,
+        "HTTP_PORT",
     )
     doors_closed = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

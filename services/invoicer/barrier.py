@@ -1,6 +1,7 @@
 """The close barrier: everything accepted before the close is aggregated before the cut is taken (R9.4).
 
-    a  the Kafka door has passed the end of usage.raw.v1 (read_committed), taken when the close began
+    a  the Kafka door has passed the ends of all raw topics (read_committed), taken when the close began:
+       usage.raw.v1, and the topics that projects have of their own
     b  every spool has said, as of after the close began, that it holds nothing accepted before (spool_barrier.py)
     c  the aggregator's offsets in Postgres have passed the end of usage.events.v1, taken after a and b
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,8 @@ from aiokafka.errors import (
 
 from services.invoicer import spool_barrier
 from services.invoicer.progress import Progress, Stage
-from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW
+from shared.catalogue import own_topics
+from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW, Topic, project_raw
 from shared.domain.errors import BrokerAway, Retryable
 from shared.kafka import offsets
 from shared.kafka.records import Partition
@@ -73,7 +75,7 @@ async def wait(kafka: KafkaSettings, database: Database, progress: Progress, dea
     """
     deadline, began = time.monotonic() + deadline_s, datetime.now(UTC)
     async with _admin(kafka) as admin:
-        raw = kafka.names.topic(USAGE_RAW)
+        raw = [kafka.names.topic(topic) for topic in (USAGE_RAW, *await _own_topics(database))]
         door = Reader(
             "the Kafka door", "khata run ingest", lambda: _committed(admin, kafka.names.group("ingest", "door"), raw)
         )
@@ -84,7 +86,7 @@ async def wait(kafka: KafkaSettings, database: Database, progress: Progress, dea
 
         events = kafka.names.topic(USAGE_EVENTS)
         # The aggregator reads uncommitted records too; ingest writes without transactions.
-        extents = await _extents(kafka, admin, events, "read_uncommitted")
+        extents = await _extents(kafka, admin, [events], "read_uncommitted")
         group = kafka.names.group("aggregator")
         aggregator = Reader("the aggregator", "khata run aggregator", lambda: _stored(database, group, list(extents)))
         await _passed(aggregator, extents, progress, deadline, deadline_s)
@@ -94,7 +96,7 @@ async def _passed(
     reader: Reader, extents: Mapping[Partition, Extent], progress: Progress, deadline: float, deadline_s: float
 ) -> None:
     total = sum(extent.end - extent.start for extent in extents.values())
-    topic = next(iter(extents)).topic
+    topic = _shown(sorted({partition.topic for partition in extents}))
     while True:
         positions = await reader.positions() if total else {}
         behind = {p: extent.behind(positions.get(p)) for p, extent in extents.items()}
@@ -130,9 +132,10 @@ def _too_late(
 async def _extents(
     kafka: KafkaSettings,
     admin: AIOKafkaAdminClient,
-    topic: str,
+    topics: Sequence[str],
     isolation: Isolation,
 ) -> dict[Partition, Extent]:
+    """Of every partition of the topics. Raises Retryable for a topic that is not there: what it held is not known."""
     consumer = AIOKafkaConsumer(
         **kafka.client_arguments(),
         isolation_level=isolation,
@@ -142,8 +145,15 @@ async def _extents(
     async with _kafka_answers():
         try:
             await consumer.start()
-            described = await admin.describe_topics([topic])
-            partitions = [Partition(topic, found["partition"]) for found in described[0]["partitions"]]
+            described = await admin.describe_topics(list(topics))
+            if missing := sorted(topic["topic"] for topic in described if topic["error_code"]):
+                raise Retryable(
+                    f"not in Kafka: {', '.join(missing)}. Nothing was sealed. "
+                    "Run `khata topics apply`, then the close again"
+                )
+            partitions = [
+                Partition(topic["topic"], found["partition"]) for topic in described for found in topic["partitions"]
+            ]
             starts = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)
         finally:
@@ -151,15 +161,25 @@ async def _extents(
     return {partition: Extent(starts[partition], ends[partition]) for partition in sorted(partitions)}
 
 
-async def _committed(admin: AIOKafkaAdminClient, group: str, topic: str) -> Positions:
+async def _committed(admin: AIOKafkaAdminClient, group: str, topics: Sequence[str]) -> Positions:
     async with _kafka_answers():
         try:
             found = await admin.list_consumer_group_offsets(group)
         except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError):
             return {}  # a broker that has just started; look again
     return {
-        partition: held.offset for partition, held in found.items() if partition.topic == topic and held.offset >= 0
+        partition: held.offset for partition, held in found.items() if partition.topic in topics and held.offset >= 0
     }
+
+
+async def _own_topics(database: Database) -> list[Topic]:
+    """Of projects that have a raw topic of their own; none is ever taken back (catalogue.project.raw_topic)."""
+    async with database.connection() as connection:
+        return [project_raw(id) for id in await own_topics.stored(connection)]
+
+
+def _shown(topics: Sequence[str]) -> str:
+    return topics[0] if len(topics) == 1 else f"{topics[-1]} and {len(topics) - 1} topics of projects"
 
 
 async def _stored(database: Database, group: str, partitions: list[Partition]) -> Positions:

@@ -84,21 +84,22 @@ class World:
         async with self.database.transaction() as connection:
             return [change.outcome for change in await apply_prices(connection, seller, prices, "test")]
 
-    async def produce(self, organisation_id: str, data: Mapping[str, Any], at: datetime = NOON) -> Record:
+    async def produce(self, organisation_id: str, data: Mapping[str, Any], at: datetime = NOON, **more: Any) -> Record:
         """One live event of the organisation's project in usage.events.v1, which nobody has applied yet."""
         number = next(self._ids)
-        event = StampedEvent(
-            id=str(number),
-            source="test",
-            type="llm.request",
-            subject="alice",
-            time=at,
-            project=f"{organisation_id}-app",
-            live=True,
-            ingestedat=at,
-            ingestid="test",
-            data=msgspec.Raw(json.dumps(data).encode()),
-        )
+        values: dict[str, Any] = {
+            "id": str(number),
+            "source": "test",
+            "type": "llm.request",
+            "subject": "alice",
+            "time": at,
+            "project": f"{organisation_id}-app",
+            "live": True,
+            "ingestedat": at,
+            "ingestid": "test",
+            "data": msgspec.Raw(json.dumps(data).encode()),
+        }
+        event = StampedEvent(**(values | more))
         message = OutboxMessage(self.deps.kafka.names.topic(USAGE_EVENTS), b"key", encode_event(event))
         [(partition, offset)] = await self.producer.send([message])
         return Record(message.topic, partition, offset, number, message.key, message.value, ())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.ingest.validate import Sender
+from shared.domain.errors import Retryable
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,19 @@ class Allowance:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Throttled(Retryable):
+    """The same call may pass after so many seconds."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"wait {retry_after_s:g} s")
+        self.retry_after_s = retry_after_s
+
+
 class Limits(Protocol):
     """Whole calls pass or wait, never a part of one."""
 
     def take(self, sender: Sender, events: int) -> Allowance:
         """Raises Rejected for a call that could never pass, however long it waits."""
+
+    def look(self, sender: Sender) -> Allowance:
+        """As `take` of one event, but takes nothing."""

@@ -1,6 +1,6 @@
 """POST /v1/events: CloudEvents 1.0; 202 only after Kafka has every event it counts as accepted.
 
-    1  who sends (nothing is read before), then the body, its form, the limit of the key
+    1  who sends and whether the key's limit is used up (nothing is read before), the body, its form, the limit
     2  every event is checked and stamped
     3  `?validate_only=true`: answer 200, nothing is sent
     4  send and wait for every ack        crash or 503: unknown; the same ids sent again count once
@@ -31,10 +31,10 @@ from services.ingest.http.answers import json_answer, none_accepted, refused, th
 from services.ingest.http.body import Room, read_body
 from services.ingest.http.forms import events_of, validate_only
 from services.ingest.http.judge import judge
-from services.ingest.http.limit import Allowance, Limits
+from services.ingest.http.limit import Allowance, Limits, Throttled
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
-from shared.domain.errors import BrokerAway, Rejected, Retryable
+from shared.domain.errors import Rejected, Retryable
 from shared.kafka.producer import AckedSender
 from shared.observability import logging
 from shared.observability import names as metrics
@@ -93,42 +93,53 @@ def _named(answering: Answering) -> Answering:
 
 
 async def _answer(door: Door, request: Request) -> Response:
-    allowance = Allowance()
+    headers: dict[str, str] = {}
     try:
-        if not door.cache.at_end.is_set():
-            raise BrokerAway("the catalogue has not been read yet")
-        only_asks = validate_only(request.query_params)
-        sender = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers)
-        with door.room.enter() as held:
-            sources = events_of(request.headers, await read_body(request, held))
-            if door.limits is not None and not only_asks:
-                allowance = door.limits.take(sender, len(sources))
-            if allowance.retry_after_s is not None:
-                answer = throttled(allowance.retry_after_s)
-            else:
-                verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
-                if only_asks:
-                    return json_answer(HTTPStatus.OK, {"validate_only": True} | verdict.document())
-                for error in verdict.errors:
-                    metrics.EVENTS_REJECTED.labels("http", error["code"]).inc()
-                if verdict.accepted:
-                    await failpoint("ingest.http.before_ack")
-                    await accept(
-                        verdict.accepted, door.settings.names, door.producer, "http", door.settings.ack_deadline_s
-                    )
-                    answer = json_answer(HTTPStatus.ACCEPTED, verdict.document())
-                else:
-                    answer = none_accepted(verdict.errors, single=len(sources) == 1)
+        answer = await _take(door, request, headers)
     except Rejected as error:
         metrics.EVENTS_REJECTED.labels("http", error.code).inc()
         answer = refused(error)
+    except Throttled as limit:
+        answer = throttled(limit.retry_after_s)
     except Retryable as error:
         log.warning("ingest.unavailable", error=str(error), request_id=request.state.request_id)
         answer = unavailable()
     except ClientDisconnect:
         answer = Response(status_code=CLIENT_GONE)
-    answer.headers.update(allowance.headers)
+    answer.headers.update(headers)
     return answer
+
+
+async def _take(door: Door, request: Request, headers: dict[str, str]) -> Response:
+    """Steps 1 to 5; `headers` gets what belongs on the answer, whichever it is.
+
+    Raises Rejected, Throttled and Retryable for the whole call.
+    """
+    sender = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers)
+    only_asks = validate_only(request.query_params)
+    if door.limits is not None:
+        _pass(door.limits.look(sender), headers)
+    with door.room.enter() as held:
+        sources = events_of(request.headers, await read_body(request, held))
+        if door.limits is not None and not only_asks:
+            _pass(door.limits.take(sender, len(sources)), headers)
+        verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
+        if only_asks:
+            return json_answer(HTTPStatus.OK, {"validate_only": True} | verdict.document())
+        for error in verdict.errors:
+            metrics.EVENTS_REJECTED.labels("http", error["code"]).inc()
+        if not verdict.accepted:
+            return none_accepted(verdict.errors, single=len(sources) == 1)
+        await failpoint("ingest.http.before_ack")
+        await accept(verdict.accepted, door.settings.names, door.producer, "http", door.settings.ack_deadline_s)
+        return json_answer(HTTPStatus.ACCEPTED, verdict.document())
+
+
+def _pass(allowance: Allowance, headers: dict[str, str]) -> None:
+    """Raises Throttled."""
+    headers.update(allowance.headers)
+    if allowance.retry_after_s is not None:
+        raise Throttled(allowance.retry_after_s)
 
 
 async def _elsewhere(_: Request, error: Exception) -> Response:
