@@ -16,7 +16,8 @@ EVENTS_REJECTED = Counter("khata_events_rejected", "Events refused at the door",
 KAFKA_DOOR_OPEN = Gauge("khata_kafka_door_open", "1 while the Kafka door reads; 0 when something in the log stops it")
 CATALOGUE_AT_END = Gauge("khata_catalogue_at_end", "1 while the catalogue cache has read its topic to the end")
 CATALOGUE_FRESH_AT = Gauge(
-    "khata_catalogue_fresh_timestamp_seconds", "When the catalogue cache last held all of its topic: now minus staleness"
+    "khata_catalogue_fresh_timestamp_seconds",
+    "When the catalogue cache last held all of its topic: now minus staleness",
 )
 KEY_PEPPER_UNKNOWN = Counter("khata_key_pepper_unknown", "Calls with a key under a pepper we lack", ["pepper"])
 EVENTS_LIMITED = Counter("khata_events_limited", "Events of calls refused by a limit: key, organisation", ["limit"])
