@@ -43,7 +43,7 @@ async def run(settings: IngestSettings, process: Process) -> None:
         dead_letters = Producer(settings, f"ingest-{ingest_id}-dlq")
         opened.push_async_callback(dead_letters.stop)
         await _start(settings, producer, away_is_fine=spool is not None)
-        cache = CatalogueCache()
+        cache = CatalogueCache(settings.max_stale_s, settings.key_cache)
         door = _kafka_door(settings, cache, producer, dead_letters, ingest_id)
         sender: AckedSender = producer
         process.health.checks["catalogue"] = cache.check
@@ -108,19 +108,25 @@ async def _serve(
         if spool is not None:
             consumers = group_positions(settings, settings.names.group("aggregator"))
             tasks.create_task(keep(spool, producer.send, settings.names, consumers, doors_closed))
-        await _either(cache.at_end, following, process.stop)
+        await _either(cache.usable, process.stop, following)
         await server.start()
         log.info("ingest.open", http_port=server.port)
-        reading = tasks.create_task(door.run(process.stop))
+        reading = tasks.create_task(_read_raw(door, cache, process.stop))
         await process.stop.wait()
         await server.stop()
         await reading
         doors_closed.set()  # nothing more is accepted: the spool drains
 
 
-async def _either(ready: asyncio.Event, work: asyncio.Task[None], stop: asyncio.Event) -> None:
+async def _read_raw(door: DoorKeeper, cache: CatalogueCache, stop: asyncio.Event) -> None:
+    """A copy of the catalogue may lack what was made since: by it no record on Kafka is refused for good."""
+    await _either(cache.at_end, stop)
+    await door.run(stop)
+
+
+async def _either(ready: asyncio.Event, stop: asyncio.Event, *work: asyncio.Task[None]) -> None:
     waits = [asyncio.ensure_future(event.wait()) for event in (ready, stop)]
-    await asyncio.wait([*waits, work], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([*waits, *work], return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
 

@@ -28,6 +28,18 @@ class IngestSettings(ProcessSettings, KafkaSettings, PepperSettings):
     horizon_days: int = Field(
         400, ge=1, le=3650, alias="INGEST_HORIZON_DAYS", description="older events are refused (too_late)"
     )
+    max_stale_s: float = Field(
+        3600.0,
+        ge=1,
+        le=7 * 86400,
+        alias="INGEST_MAX_STALE_S",
+        description="with Kafka away the last catalogue is used that long; a revocation may wait as long",
+    )
+    key_cache: Path | None = Field(
+        None,
+        alias="INGEST_KEY_CACHE",
+        description="file for a copy of the catalogue (hashes, no keys): a start while Kafka is away works from it",
+    )
 
     @model_validator(mode="after")
     def _spooling_needs_a_spool(self) -> Self:
