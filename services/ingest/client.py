@@ -51,32 +51,43 @@ class IngestClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def send(self, events: Sequence[bytes]) -> Answer:
-        """Send a batch until it is answered. Raises Usage (the key is wrong), BrokerAway (no answer in time)."""
+    async def send(self, events: Sequence[bytes], *, validate_only: bool = False) -> Answer:
+        """Send a batch until it is answered; `validate_only` asks what would become of it and sends nothing.
+
+        Raises Usage (the key is wrong), BrokerAway (no answer in time), Rejected (the batch as a whole is wrong).
+        """
         body = b"[" + b",".join(events) + b"]"
         loop = asyncio.get_running_loop()
         end = loop.time() + self.patience_s
+        url = f"{self.url}/v1/events" + ("?validate_only=true" if validate_only else "")
         attempts = 0
         while True:
             attempts += 1
             try:
-                response = await self._http.post(f"{self.url}/v1/events", content=body)
+                response = await self._http.post(url, content=body)
             except httpx2.TransportError as error:
-                trouble = str(error) or type(error).__name__
+                trouble, wanted_s = str(error) or type(error).__name__, 0.0
             else:
                 if response.status_code not in RETRIED:
                     return _answer(response, len(events), attempts)
-                trouble = f"HTTP {response.status_code}"
+                trouble, wanted_s = f"HTTP {response.status_code}", _retry_after_s(response)
             if loop.time() > end:
                 raise BrokerAway(f"{self.url} has not taken the events for {self.patience_s:g} s ({trouble})")
-            await asyncio.sleep(min(BACKOFF_MOST_S, 0.05 * 2 ** min(attempts, 8)) * random.uniform(0.5, 1))  # noqa: S311
+            backoff_s = min(BACKOFF_MOST_S, 0.05 * 2 ** min(attempts, 8)) * random.uniform(0.5, 1)  # noqa: S311
+            await asyncio.sleep(max(backoff_s, min(wanted_s, end - loop.time())))
+
+
+def _retry_after_s(response: httpx2.Response) -> float:
+    """Only 429: a limit is over when it says; 503 may be over at once."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if response.status_code == 429 and text.isascii() and text.isdecimal() else 0.0
 
 
 def _answer(response: httpx2.Response, sent: int, attempts: int) -> Answer:
     document: dict[str, Any] = response.json()
     if response.status_code in (401, 403):
         raise Usage(f"ingest refuses the key: {document['detail']}")
-    if response.status_code == 202 or "errors" in document:
+    if response.is_success or "errors" in document:
         refused = tuple((error["index"], error["code"], error["message"]) for error in document["errors"])
         return Answer(document.get("accepted", 0), refused, attempts)
     if sent == 1:

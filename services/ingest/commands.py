@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from pathlib import Path
 
 import typer
-import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.ingest.client import IngestClient
+from services.ingest.importing.access_log import AccessLog
+from services.ingest.importing.json_lines import JsonLines
+from services.ingest.importing.lines import Form
 from services.ingest.importing.mapping import read_mapping
 from services.ingest.importing.rows import Events
 from services.ingest.importing.run import Imported, import_file
-from shared.domain.errors import Usage
-from shared.domain.period import Month
+from services.ingest.key_choice import KEY, KEYS_FILE, PROJECT, URL, choose
+from services.ingest.send import send
+from services.ingest.tail import tail
+from shared.domain.errors import Rejected, Usage
+from shared.domain.period import Month, time_zone
 from shared.runtime.output import Output, OutputOption, show, show_document, stderr
 
 app = typer.Typer(help="Usage events.", no_args_is_help=True)
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+    ACCESS_LOG = "access-log"
+
+
+_SUFFIXES = {".jsonl": Format.JSON_LINES, ".ndjson": Format.JSON_LINES, ".log": Format.ACCESS_LOG}
 
 
 @app.callback()
@@ -27,32 +42,32 @@ def group() -> None:
 
 @app.command("import")
 def import_events(
-    file: Path = typer.Argument(help="CSV with a header line"),
-    mapping: Path = typer.Option(help="YAML: what the columns mean; see examples/llm/mapping.yaml"),
+    file: Path = typer.Argument(help="CSV with a header line, JSON lines (one CloudEvent a line), or an access log"),
+    format: Format | None = typer.Option(None, help="what the file is; by its name (.jsonl, .log) when left out"),
+    mapping: Path | None = typer.Option(None, help="csv: YAML that says what the columns mean"),
     source: str | None = typer.Option(None, help="where the events come from; part of their identity"),
+    subject: str | None = typer.Option(None, help="access-log: whose usage it is; the source when left out"),
     into_month: str | None = typer.Option(None, help="YYYY-MM: move every row there, keeping its local day and time"),
-    url: str = typer.Option("http://127.0.0.1:8080", envvar="KHATA_INGEST_URL", help="address of ingest"),
-    key: str | None = typer.Option(None, envvar="KHATA_API_KEY", help="API key (better in the environment)"),
-    keys_file: Path | None = typer.Option(None, help="what `khata catalogue apply --keys-out` wrote"),
-    project: str | None = typer.Option(None, help="which project's key of the keys file"),
+    zone: str = typer.Option("Asia/Kolkata", help="access-log: time zone of the days for --into-month"),
+    url: str = URL,
+    key: str | None = KEY,
+    keys_file: str | None = KEYS_FILE,
+    project: str | None = PROJECT,
     output: Output = OutputOption,
 ) -> None:
     """Send a file's rows as events. One row is one event; importing it twice counts nothing twice."""
-    rules = read_mapping(mapping)
-    origin = source or rules.source
-    if origin is None:
-        raise Usage(f"say where the events come from: --source, or source in {mapping}")
-    events = Events(rules, origin, Month.parse(into_month) if into_month else None)
+    month = Month.parse(into_month) if into_month else None
+    kind = format or _SUFFIXES.get(file.suffix, Format.CSV)
+    form = _form(kind, mapping, source, subject, month, zone)
     if not file.is_file():
         raise Usage(f"{file}: there is no such file")
-    secret = key or _from_file(keys_file, project)
-
+    secret = choose(key, keys_file, project)
     size = file.stat().st_size
 
     async def work(bar: Progress) -> Imported:
         task = bar.add_task(file.name, total=size)
         async with IngestClient(url, secret) as client:
-            return await import_file(file, rules, events, client, lambda read: bar.update(task, completed=read))
+            return await import_file(file, form, client, lambda read: bar.update(task, completed=read))
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bar:
@@ -60,21 +75,39 @@ def import_events(
     _tell(done, output)
 
 
-def _from_file(path: Path | None, project: str | None) -> str:
-    """The one key of a keys file that fits. Raises Usage."""
-    if path is None:
-        raise Usage("give a key: KHATA_API_KEY, --key, or --keys-file")
-    try:
-        document = yaml.safe_load(path.read_text())
-        keys: dict[str, str] = dict(document["keys"])
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        raise Usage(f"{path} is no keys file of `khata catalogue apply --keys-out`") from None
-    fitting = {label: key for label, key in keys.items() if project in (None, label.partition("/")[0])}
-    if len(fitting) != 1:
-        raise Usage(f"{path} has {len(fitting)} keys that fit ({', '.join(sorted(keys))}): name one with --project")
-    return fitting.popitem()[1]
+app.command("send")(send)
+app.command("tail")(tail)
+
+
+def _form(
+    kind: Format, mapping: Path | None, source: str | None, subject: str | None, month: Month | None, zone: str
+) -> Form:
+    """Raises Usage for options that are missing, or that mean nothing for this kind of file."""
+    if mapping is not None and kind is not Format.CSV:
+        raise Usage(f"--mapping is for csv; this file is read as {kind.value}: say --format csv")
+    match kind:
+        case Format.CSV:
+            if mapping is None:
+                raise Usage("a CSV needs --mapping; see examples/llm/mapping.yaml")
+            rules = read_mapping(mapping)
+            origin = source or rules.source
+            if origin is None:
+                raise Usage(f"say where the events come from: --source, or source in {mapping}")
+            return Events(rules, origin, month)
+        case Format.ACCESS_LOG:
+            if source is None:
+                raise Usage(
+                    "say where the events come from: --source, another one for each log (it is in the identity)"
+                )
+            try:
+                time_zone(zone)
+            except Rejected as error:
+                raise Usage(f"--zone: {error.message}") from None
+            return AccessLog(source, subject or source, month, zone)
+        case Format.JSON_LINES:
+            if source or month:
+                raise Usage("JSON lines are whole events: --source and --into-month do not apply")
+            return JsonLines()
 
 
 def _tell(done: Imported, output: Output) -> None:

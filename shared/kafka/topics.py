@@ -117,6 +117,20 @@ async def present(settings: KafkaSettings) -> list[str]:
         await admin.close()
 
 
+async def partitions_of(settings: KafkaSettings, name: str) -> int:
+    """How many partitions a topic (by its real name) has. Raises BrokerAway, and Misconfigured without the topic."""
+    admin = await _admin(settings)
+    try:
+        found = (await _present(admin)).get(name)
+    except KafkaError as error:
+        raise BrokerAway(f"Kafka: {error}") from error
+    finally:
+        await admin.close()
+    if found is None:
+        raise Misconfigured(f"there is no topic {name}: run `khata topics apply`, or set KAFKA_TOPIC_PREFIX")
+    return found
+
+
 async def _admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
     admin = AIOKafkaAdminClient(**settings.client_arguments(), request_timeout_ms=15_000)
     try:

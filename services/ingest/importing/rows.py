@@ -11,12 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from hashlib import blake2b
-from typing import Any
-from zoneinfo import ZoneInfo
+from typing import Any, ClassVar
 
-import msgspec
-
+from services.ingest.importing.lines import LineIds, Numbered, encode, into_month
 from services.ingest.importing.mapping import Mapping, Time, Value
 from shared.domain.errors import Usage
 from shared.domain.period import Month, time_zone
@@ -83,11 +80,17 @@ def rows(lines: Iterable[str], mapping: Mapping) -> Iterator[Row]:
 class Events:
     """Turns rows into CloudEvents (JSON bytes); remembers how often it saw each line."""
 
+    decoding_errors: ClassVar[str] = "strict"
+    newline: ClassVar[str] = ""
     mapping: Mapping
     source: str
     into_month: Month | None = None
     project: str | None = None
-    _seen: dict[bytes, int] = field(default_factory=dict, init=False)
+    _ids: LineIds = field(default_factory=LineIds, init=False)
+
+    def events(self, lines: Iterable[str]) -> Iterator[Numbered]:
+        for row in rows(lines, self.mapping):
+            yield row.line, self.event(row)
 
     def event(self, row: Row) -> bytes:
         """Raises Usage, naming the line, for a field that is not what the mapping says."""
@@ -98,28 +101,19 @@ class Events:
             raise Usage(f"line {row.line}: {error}") from None
         document: dict[str, Any] = {
             "specversion": "1.0",
-            "id": self._id(row),
+            "id": self._ids.of(row.raw),
             "source": self.source,
             "type": self.mapping.type,
             "subject": str(_value(self.mapping.subject, row)),
             "time": time,
             "data": data,
         }
-        return _encode(document)
-
-    def _id(self, row: Row) -> str:
-        digest = blake2b(row.raw.encode(), digest_size=16).digest()
-        occurrence = self._seen[digest] = self._seen.get(digest, 0) + 1
-        return f"{digest.hex()}-{occurrence}"
+        return encode(document)
 
     def _moved(self, time: datetime) -> datetime:
         if self.into_month is None:
             return time
-        zone = time_zone(self.mapping.local_zone)
-        return _into_month(time, self.into_month, zone)
-
-
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+        return into_month(time, self.into_month, time_zone(self.mapping.local_zone))
 
 
 def _value(value: Value, row: Row) -> int | Decimal | str:
@@ -152,10 +146,3 @@ def _time(mapping: Time, row: Row) -> datetime:
         return time.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{mapping.column}: {text[:40]!r} is outside the calendar") from None
-
-
-def _into_month(time: datetime, month: Month, zone: ZoneInfo) -> datetime:
-    local = time.astimezone(zone)
-    if local.day > month.days:
-        raise ValueError(f"{month} has no day {local.day} (local time {local:%Y-%m-%d %H:%M} in {zone.key})")
-    return local.replace(year=month.year, month=month.month).astimezone(UTC)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from services.ingest.client import IngestClient
-from services.ingest.importing.mapping import Mapping
-from services.ingest.importing.rows import Events, rows
+from services.ingest.importing.lines import Form
 from shared.domain.errors import Usage
 
 BATCH_EVENTS = 500
+BATCH_BYTES = 4 * 1024 * 1024  # ingest takes 5 MB a call
 IN_FLIGHT = 4
 SHOWN_REFUSALS = 20
 
@@ -34,15 +34,14 @@ class Imported:
 
 async def import_file(
     path: Path,
-    mapping: Mapping,
-    events: Events,
+    form: Form,
     client: IngestClient,
     progress: Progress = lambda _: None,
     sent: Callable[[list[bytes]], None] = lambda _: None,
 ) -> Imported:
     """Send every row of the file. `sent` is told each batch once it was answered.
 
-    Raises Usage for a file that is not what the mapping says, before or while sending: what was sent stays,
+    Raises Usage for a file that is not of this form, before or while sending: what was sent stays,
     and importing the mended file again counts only what is new.
     """
     done = Imported()
@@ -60,9 +59,9 @@ async def import_file(
             done.refused.append((lines[index], code, message))
 
     try:
-        with path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with path.open("rb") as raw, _text(raw, form) as file:
             async with asyncio.TaskGroup() as tasks:
-                for lines, batch in _batches(file, mapping, events):
+                for lines, batch in _batches(file, form):
                     await room.acquire()
                     done.rows += len(batch)
                     tasks.create_task(send(lines, batch))
@@ -83,14 +82,20 @@ def _readable(path: Path, error: Exception) -> Exception:
     return error
 
 
-def _batches(file: TextIO, mapping: Mapping, events: Events) -> Iterator[tuple[list[int], list[bytes]]]:
+def _text(raw: BinaryIO, form: Form) -> TextIOWrapper:
+    return TextIOWrapper(raw, encoding="utf-8-sig", errors=form.decoding_errors, newline=form.newline)
+
+
+def _batches(file: TextIO, form: Form) -> Iterator[tuple[list[int], list[bytes]]]:
     lines: list[int] = []
     batch: list[bytes] = []
-    for row in rows(file, mapping):
-        lines.append(row.line)
-        batch.append(events.event(row))
-        if len(batch) == BATCH_EVENTS:
+    size = 0
+    for line, event in form.events(file):
+        if batch and (len(batch) == BATCH_EVENTS or size + len(event) > BATCH_BYTES):
             yield lines, batch
-            lines, batch = [], []
+            lines, batch, size = [], [], 0
+        lines.append(line)
+        batch.append(event)
+        size += len(event) + 1
     if batch:
         yield lines, batch

@@ -172,7 +172,7 @@ class _Recorder(IngestClient):
 
 async def _import(path: Path, client: IngestClient) -> Any:
     mapping = Mapping.model_validate(DOCUMENT)
-    return await import_file(path, mapping, Events(mapping, "trace"), client)
+    return await import_file(path, Events(mapping, "trace"), client)
 
 
 async def test_a_file_with_a_byte_order_mark_is_sent_whole_and_refusals_name_their_lines(tmp_path: Path) -> None:
