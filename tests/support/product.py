@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,12 @@ def product(stack: Stack) -> Iterator[Product]:
         "DATABASE_URL": create_database(owner_url, name),
         "KHATA_DEV": "true",
     }
-    with tempfile.TemporaryDirectory(prefix="khata-product-") as home, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory(prefix="khata-product-") as home, ExitStack() as started:
         env["KHATA_HOME"] = home
-        for variable, value in env.items():
-            patch.setenv(variable, value)
-        with running(Path(home), print) as found:
-            env |= found.plan.environment() | {"KHATA_INGEST_URL": found.plan.ingest_url}
-            yield Product(found, env, owner_url)
+        with pytest.MonkeyPatch.context() as patch:  # for the start alone: other tests have an environment of theirs
+            for variable, value in env.items():
+                patch.setenv(variable, value)
+            found = started.enter_context(running(Path(home), print))
+        env |= found.plan.environment() | {"KHATA_INGEST_URL": found.plan.ingest_url}
+        yield Product(found, env, owner_url)
     drop_database(owner_url, name)

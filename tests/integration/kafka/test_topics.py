@@ -46,7 +46,7 @@ async def test_what_differs_is_told_and_left_as_it_is(parts: Parts, monkeypatch:
         assert states[name].outcome == "differs"
         assert any("retention.ms is 60000, should be 1209600000" in text for text in states[name].differences)
     wider = dataclasses.replace(CATALOGUE, partitions=2)
-    monkeypatch.setattr(topics, "with_dead_letters", lambda: (wider,))
+    monkeypatch.setattr(topics, "with_dead_letters", lambda _: (wider,))
     [state] = await topics.apply(parts.kafka, dev=True)
     assert state.differences == ("has 1 partitions, should have 2",)
 
