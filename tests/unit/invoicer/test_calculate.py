@@ -127,7 +127,7 @@ def test_a_customer_without_state_stops_the_invoice() -> None:
 
 @given(st.data())
 def test_terms_come_back_from_the_document_and_give_the_same_bytes(data: st.DataObject) -> None:
-    quantities = st.decimals(0, 10**20, allow_nan=False, allow_infinity=False, places=18)
+    quantities = st.decimals(0, 10**13, allow_nan=False, allow_infinity=False, places=18)
     amounts = st.decimals(0, 10**6, allow_nan=False, allow_infinity=False, places=12).map(lambda d: f"{d:f}")
     cut = data.draw(st.integers(1, 30))
     lines = [tokens(FIRST, FIRST + timedelta(days=cut - 1), data.draw(amounts))]
