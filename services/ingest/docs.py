@@ -17,8 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ingest.openapi import document
+from services.ingest.openapi_examples import EVENT
 
 STYLE = (Path(__file__).parent / "docs.css").read_text()
+CURL = f"""curl "$KHATA_INGEST_URL/v1/events" -H "Authorization: Bearer $KHATA_API_KEY" \\
+  -H "Content-Type: application/cloudevents+json" \\
+  -d '{json.dumps(EVENT)}'"""
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "max-age=300"}
 
 
@@ -54,6 +58,8 @@ def page() -> str:
         f"<p>{_inline(post['description'])}</p>",
         f"<p>{_inline(whole['components']['securitySchemes']['key']['description'])}</p>",
         _parameters(post["parameters"]),
+        "<h3>Try it</h3>",
+        _block(CURL),
         "<h3>An event</h3>",
         _properties(whole["components"]["schemas"]["Event"]),
         "<h3>Requests</h3>",
@@ -137,4 +143,8 @@ def _answer(status: str, response: dict[str, Any]) -> str:
 
 
 def _code(value: Any) -> str:
-    return f"<pre><code>{escape(json.dumps(value, indent=2, ensure_ascii=False), quote=False)}</code></pre>"
+    return _block(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _block(text: str) -> str:
+    return f"<pre><code>{escape(text, quote=False)}</code></pre>"

@@ -162,7 +162,7 @@ def _schemas() -> dict[str, Any]:
             "description": "A CloudEvent 1.0. Extension attributes are allowed and not used, but for those named here.",
             "required": ["specversion", "id", "source", "type", "subject"],
             "properties": {
-                "specversion": {"const": "1.0", "type": "string"},
+                "specversion": {"const": "1.0", "type": "string", "description": "of CloudEvents; always this"},
                 "id": _text("unique within `source`: with it, what makes the event itself", 256),
                 "source": _text("what sent it; choose it once and keep it", 512),
                 "type": _text("what is counted: the event type of a meter", 256),

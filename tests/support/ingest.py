@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,9 @@ from services.ingest.settings import IngestSettings
 from shared.catalogue import keys
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.messages.catalogue import ApiKeyMessage, MeterMessage, ProjectMessage, encode_catalogue
-from shared.kafka.producer import Producer
+from shared.contracts.messages.event import StampedEvent, decode_event
+from shared.kafka.producer import AckedSender, Producer
+from shared.postgres.outbox import OutboxMessage
 from shared.runtime.settings import KafkaSettings
 from tests.support.services import PEPPERS, peppers
 
@@ -36,6 +38,21 @@ def event(id: object = "1", tokens: object = 1, **more: Any) -> dict[str, Any]:
         "data": {"tokens": tokens},
     } | more
     return {name: value for name, value in whole.items() if value is not None}
+
+
+@dataclass
+class Taken:
+    """Stands for the producer: everything is acked, and kept here."""
+
+    messages: list[OutboxMessage] = field(default_factory=list)
+
+    async def send(self, messages: Sequence[OutboxMessage], deadline_s: float = 1.0) -> list[tuple[int, int]]:
+        self.messages += messages
+        return [(0, len(self.messages))] * len(messages)
+
+    @property
+    def events(self) -> list[StampedEvent]:
+        return [decode_event(message.value or b"") for message in self.messages]
 
 
 @dataclass
@@ -69,10 +86,10 @@ def settings(kafka: KafkaSettings, **more: Any) -> IngestSettings:
     )
 
 
-def small_catalogue() -> tuple[CatalogueCache, dict[str, str]]:
+def small_catalogue(*, unknown_types: bool = False) -> tuple[CatalogueCache, dict[str, str]]:
     """A cache that was read to its end, and keys of every kind by name."""
     cache, texts = CatalogueCache(), {}
-    cache.learn(encode_catalogue(ProjectMessage("acme-app", 1, "acme", "Acme app")))
+    cache.learn(encode_catalogue(ProjectMessage("acme-app", 1, "acme", "Acme app", unknown_types)))
     cache.learn(encode_catalogue(MeterMessage("tokens", 1, "T", "api.request", "sum", "tokens", "token", True)))
     past = datetime.now(UTC) - timedelta(seconds=1)
     kinds: dict[str, dict[str, Any]] = {
@@ -101,11 +118,18 @@ def small_catalogue() -> tuple[CatalogueCache, dict[str, str]]:
 
 @asynccontextmanager
 async def http_door(
-    kafka: KafkaSettings, cache: CatalogueCache, texts: dict[str, str], **more: Any
+    kafka: KafkaSettings,
+    cache: CatalogueCache,
+    texts: dict[str, str],
+    *,
+    sender: AckedSender | None = None,
+    limits: http.Limits | None = None,
+    **more: Any,
 ) -> AsyncIterator[HttpDoor]:
+    """`sender` takes the place of Kafka."""
     producer = Producer(kafka, "test")
-    door = http.Door(settings(kafka, **more), cache, producer, "ingest-test")
-    transport = httpx2.ASGITransport(app=http.app(door))
+    door = http.Door(settings(kafka, **more), cache, sender or producer, "ingest-test", limits)
+    transport = httpx2.ASGITransport(app=http.app(door), raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         yield HttpDoor(door, texts, client)
     await producer.stop()

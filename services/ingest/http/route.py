@@ -2,7 +2,7 @@
 
     1  who sends and whether the key's limit is used up (nothing is read before), the body, its form, the limit
     2  every event is checked and stamped
-    3  `?validate_only=true`: answer 200, nothing is sent
+    3  `?validate_only=true`: answer 200 (400 for what is not JSON), nothing is sent
     4  send and wait for every ack        crash or 503: unknown; the same ids sent again count once
     5  answer 202 with the index of each event that was refused
 
@@ -124,12 +124,13 @@ async def _take(door: Door, request: Request, headers: dict[str, str]) -> Respon
         if door.limits is not None and not only_asks:
             _pass(door.limits.take(sender, len(sources)), headers)
         verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
-        if only_asks:
+        single = len(sources) == 1
+        if only_asks and not (single and verdict.errors and verdict.errors[0]["code"] == "malformed"):
             return json_answer(HTTPStatus.OK, {"validate_only": True} | verdict.document())
         for error in verdict.errors:
             metrics.EVENTS_REJECTED.labels("http", error["code"]).inc()
         if not verdict.accepted:
-            return none_accepted(verdict.errors, single=len(sources) == 1)
+            return none_accepted(verdict.errors, single=single)
         await failpoint("ingest.http.before_ack")
         await accept(verdict.accepted, door.settings.names, door.producer, "http", door.settings.ack_deadline_s)
         return json_answer(HTTPStatus.ACCEPTED, verdict.document())
