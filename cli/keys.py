@@ -51,7 +51,7 @@ class Scope(StrEnum):
 
 def duration(text: str) -> timedelta:
     """`90d`, `24h`, `30m`, `45s` or `0`. Raises Usage."""
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
     if text.strip() == "0":
         return timedelta(0)
     if match is None:

@@ -13,8 +13,11 @@ from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.keys import MadeKey
 from shared.contracts.messages.catalogue import ApiKeyMessage, encode_catalogue
 from shared.domain.errors import BrokerAway, Rejected
+from tests.support.ingest import MANY, http_door
+from tests.support.services import peppers
+from tests.support.usage import NOWHERE
 
-PEPPERS = {"p2": b"2" * 32, "p1": b"1" * 32}
+PEPPERS = {**peppers(), "p1": b"1" * 32}  # the first is the door's
 
 
 class Clock:
@@ -42,9 +45,9 @@ def _missing(pepper: str) -> float:
 
 
 async def test_keys_under_an_older_pepper_work_beside_those_under_the_first() -> None:
-    for peppers in (PEPPERS, dict(reversed(PEPPERS.items()))):
-        made = MadeKey.under(peppers, True)
-        assert made.pepper_id == next(iter(peppers))
+    for order in (PEPPERS, dict(reversed(PEPPERS.items()))):
+        made = MadeKey.under(order, True)
+        assert made.pepper_id == next(iter(order))
         sender = await authenticate(f"Bearer {made.text}", _cache(made, Clock()), PEPPERS)
         assert (sender.project, sender.live, sender.key_id) == ("acme-app", True, made.id)
 
@@ -99,3 +102,15 @@ async def test_a_revoked_key_is_over_whatever_the_clocks_say() -> None:
     )
     with pytest.raises(Rejected, match="no longer valid"):
         await authenticate(f"Bearer {made.text}", cache, PEPPERS)
+
+
+async def test_over_http_too_old_a_catalogue_lets_nobody_in_and_says_try_again() -> None:
+    clock, made = Clock(), MadeKey.under(PEPPERS, True)
+    async with http_door(NOWHERE, _cache(made, clock), {"one": made.text}) as door:
+        asked = {"content": b"[", "media_type": MANY, "key": "one"}
+        clock.now = 3600
+        assert (await door.post(**asked)).status_code != 503  # still let in (and then refused for its body)
+        clock.now = 3601
+        answer = await door.post(**asked)
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
