@@ -16,6 +16,7 @@ from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.cache_file import Kept
 from shared.contracts.messages.catalogue import (
     ApiKeyMessage,
+    CatalogueMessage,
     Limit,
     MeterMessage,
     OrganisationMessage,
@@ -26,7 +27,7 @@ from shared.domain.errors import BrokerAway
 
 TOPIC = "t.catalogue.v1"
 KEY = ApiKeyMessage("k1", 3, "acme", "acme-app", True, "00", "p1", ("events:write",), limit=Limit(5, 10))
-MESSAGES = [
+MESSAGES: list[CatalogueMessage] = [
     OrganisationMessage("acme", 1, "Acme", "INR", "Asia/Kolkata"),
     ProjectMessage("acme-app", 2, "acme", "App"),
     KEY,

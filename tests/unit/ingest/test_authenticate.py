@@ -107,10 +107,11 @@ async def test_a_revoked_key_is_over_whatever_the_clocks_say() -> None:
 async def test_over_http_too_old_a_catalogue_lets_nobody_in_and_says_try_again() -> None:
     clock, made = Clock(), MadeKey.under(PEPPERS, True)
     async with http_door(NOWHERE, _cache(made, clock), {"one": made.text}) as door:
-        asked = {"content": b"[", "media_type": MANY, "key": "one"}
         clock.now = 3600
-        assert (await door.post(**asked)).status_code != 503  # still let in (and then refused for its body)
+        assert (
+            await door.post(b"[", media_type=MANY, key="one")
+        ).status_code != 503  # still let in (and then refused for its body)
         clock.now = 3601
-        answer = await door.post(**asked)
+        answer = await door.post(b"[", media_type=MANY, key="one")
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert int(answer.headers["retry-after"]) >= 1
