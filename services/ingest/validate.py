@@ -71,7 +71,7 @@ class Clock:
 
 def is_json(content_type: str) -> bool:
     """Whether a media type is JSON by its name: `application/json`, or with the suffix `+json` (RFC 6839)."""
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = content_type.partition(";")[0].strip(" \t").lower()
     return media_type.rpartition("/")[2] == "json" or media_type.endswith("+json")
 
 

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shared.domain.errors import Misconfigured
+from shared.runtime.http_protocol import BoundedHttp
 
 
 class _Server(uvicorn.Server):
@@ -45,6 +46,7 @@ class HttpServer:
         self._socket, self.port = listener, listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
+            http=BoundedHttp,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -22,7 +22,7 @@ def events_of(headers: Headers, body: bytes) -> list[bytes | Envelope]:
     Raises Rejected: `unsupported_media_type`, `malformed`, `invalid_event`, `too_large`, `too_many_events`.
     """
     content_type = headers.get("content-type", EITHER)
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = content_type.partition(";")[0].strip(" \t").lower()
     if not media_type.startswith("application/cloudevents"):
         attributes = http_attributes(headers.raw)
         if attributes:
