@@ -13,6 +13,9 @@ from devstack import processes
 from devstack.stack import Stack
 from devstack.supervisor import ServiceSpec, Supervisor
 
+# Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN = (
     sys.executable,
