@@ -121,7 +121,7 @@ def stamp(
         _refuse("wrong_mode", f"the extension mode must be {sender.mode} (as this sender is), or be left out")
     if envelope.data_base64 is not None:
         _refuse("unsupported_data", "data_base64 is not read; send JSON in data")
-    if not is_json(envelope.datacontenttype or "application/json"):
+    if envelope.datacontenttype and not is_json(envelope.datacontenttype):
         _refuse("unsupported_data", "datacontenttype must be application/json")
     raw = bytes(envelope.data)
     data = _read(raw)
@@ -150,7 +150,7 @@ def _check_text(name: str, value: str, longest: int) -> None:
         _refuse("invalid_event", f"{name} is missing")
     if len(value) > longest:
         _refuse("invalid_event", f"{name} may have at most {longest} characters")
-    if _FORBIDDEN.search(value):
+    if not value.isprintable() and _FORBIDDEN.search(value):  # nothing printable is forbidden; asking that is cheap
         _refuse("invalid_event", f"{name} must not hold control characters or noncharacters")
 
 
