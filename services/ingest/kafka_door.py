@@ -85,7 +85,8 @@ class KafkaDoor:
     async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:
         envelope = _envelope(record)
         name = self.settings.names.raw_project(record.topic) or envelope.project
-        if name not in self.cache.projects or envelope.type not in self.cache.meters.by_type:
+        known = name in self.cache.projects and envelope.type in self.cache.meters.by_type
+        if not known and not self.cache.accepts_unknown_types(name or ""):
             await refresh()  # it may have been made a moment ago
         if name is None or name not in self.cache.projects:
             raise Rejected("unknown_project", f"there is no project {name!r}: set the extension `project`")

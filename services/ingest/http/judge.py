@@ -37,10 +37,12 @@ async def judge(
     clock = Clock(datetime.now(UTC), timedelta(days=horizon_days))
     verdict = Verdict([], [], {})
     refresh = cache.refresh_once()
+    any_type = cache.accepts_unknown_types(sender.project)
     for index, source in enumerate(sources):
         try:
             envelope = source if isinstance(source, Envelope) else read_envelope(source)
-            if envelope.type not in cache.meters.by_type:
+            # Where any type is taken nobody waits for that: the aggregator knows a new meter as soon as it counts.
+            if not any_type and envelope.type not in cache.meters.by_type:
                 await refresh()  # a meter may have been made a moment ago
             event = stamp(
                 envelope,
@@ -49,7 +51,7 @@ async def judge(
                 clock,
                 ingest_id,
                 cache.version,
-                accept_unknown_types=cache.accepts_unknown_types(sender.project),
+                accept_unknown_types=any_type,
             )
         except Rejected as error:
             verdict.errors.append({"index": index, "code": error.code, "message": error.message})
