@@ -8,12 +8,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from cli.demo.classify import key_of
+from cli.demo.journal import Journal
+from cli.demo.run import folder
 from devstack.postgres import create_database, drop_database
 from tests.support.product import ROOT, Product
 from tests.support.proofs import COUNTS, contents, totals
@@ -65,12 +69,9 @@ def snapshot(product: Product, calm: dict[str, Any]) -> Iterator[str]:
     drop_database(product.owner_url, name)
 
 
+# Each takes one row of the calm run: `key` is the identity of its first counted event.
 DAMAGE = {
-    "one identity": """
-        DELETE FROM usage.identity WHERE key IN (
-            SELECT identity.key FROM usage.identity
-            WHERE NOT EXISTS (SELECT FROM usage.conflict WHERE conflict.key = identity.key) LIMIT 1)
-        """,
+    "one identity": "DELETE FROM usage.identity WHERE key = %(key)s",
     "one window": """
         DELETE FROM usage.window WHERE ctid IN (SELECT ctid FROM usage.window WHERE project_id LIKE %(run)s LIMIT 1)
         """,
@@ -78,8 +79,22 @@ DAMAGE = {
         DELETE FROM ledger.entry WHERE (posting_id, position) IN (
             SELECT posting_id, position FROM ledger.entry WHERE organisation_id LIKE %(run)s LIMIT 1)
         """,
-    "one segment": "DELETE FROM usage.segment WHERE ctid IN (SELECT ctid FROM usage.segment LIMIT 1)",
+    "one segment": """
+        DELETE FROM usage.segment WHERE (partition, first_offset) IN (
+            SELECT segment.partition, first_offset FROM usage.segment JOIN usage.identity
+                ON identity.partition = segment.partition AND log_offset BETWEEN first_offset AND last_offset
+            WHERE key = %(key)s)
+        """,
 }
+
+
+def counted_key(product: Product, run: str) -> UUID:
+    """Identity of an event that the run's own journal holds as accepted."""
+    journal = Journal(folder(Path(product.env["KHATA_HOME"])) / run / "journal.sqlite3")
+    try:
+        return UUID(bytes=next(key_of(sent) for sent in journal.answered() if sent.id and sent.answer == "accepted"))
+    finally:
+        journal.close()
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -87,7 +102,7 @@ def test_the_proof_fails_when_one_row_is_deleted_by_hand(
     product: Product, calm: dict[str, Any], snapshot: str, what: str
 ) -> None:
     with psycopg.connect(snapshot) as connection:
-        removed = _delete_one(connection, what, calm["run"])
+        removed = _delete_one(connection, what, calm["run"], counted_key(product, calm["run"]))
     try:
         done = product.khata("proof", "--run", calm["run"], "--output", "json", DATABASE_URL=snapshot)
         assert done.returncode == 1, done.stdout + done.stderr
@@ -97,10 +112,10 @@ def test_the_proof_fails_when_one_row_is_deleted_by_hand(
     assert healed.returncode == 0, healed.stdout + healed.stderr
 
 
-def _delete_one(connection: psycopg.Connection[TupleRow], what: str, run: str) -> tuple[str, list[TupleRow]]:
+def _delete_one(connection: psycopg.Connection[TupleRow], what: str, run: str, key: UUID) -> tuple[str, list[TupleRow]]:
     table = DAMAGE[what].split()[2]
     connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-    rows = connection.execute(DAMAGE[what] + f" RETURNING {table}.*", {"run": f"%{run}%"}).fetchall()
+    rows = connection.execute(DAMAGE[what] + f" RETURNING {table}.*", {"run": f"%{run}%", "key": key}).fetchall()
     assert len(rows) == 1, f"nothing to delete in {table}"
     return table, rows
 
