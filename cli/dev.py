@@ -33,6 +33,11 @@ DETACHED_READY_S = 180.0
 
 # What a developer needs to send a first event.
 CATALOGUE = """
+seller:
+  name: Khata Demo Private Limited
+  gstin: 29AABCU9603R1ZJ
+  address: 4th Floor, 12 Residency Road, Bengaluru 560025
+  series: KH
 organisations: [{id: example, name: Example Customer, state_code: "29"}]
 projects: [{id: example-project, organisation: example}]
 meters: [{id: example_requests, name: API requests, event_type: example.request, aggregation: count, unit: request}]
@@ -88,6 +93,8 @@ def stop() -> None:
 def reset(yes: bool = typer.Option(False, "--yes", help="do not ask")) -> None:
     """Wipe all data of this home: events, invoices, payments, keys."""
     home = default_home()
+    if home.exists() and services_supervisor(Home.at(home)) is not None:
+        raise Usage("a stack runs here: end it first with `make down` (khata dev stop)")
     if not yes and not typer.confirm(f"Wipe everything in {home}?"):
         raise Usage("nothing was wiped")
     devstack.reset(home)
@@ -97,14 +104,14 @@ def reset(yes: bool = typer.Option(False, "--yes", help="do not ask")) -> None:
 def _welcome(plan: Plan) -> None:
     key = _first_key(plan)
     print(f"""
-ingest     {plan.ingest_url}/v1/events
+ingest     {plan.ingest_url}/v1/events (documented at {plan.ingest_url}/docs)
 receiver   {plan.receiver_url}/webhooks/razorpay
 sandbox    {plan.sandbox_url}
 kafka      {plan.addresses.kafka_bootstrap}
 postgres   127.0.0.1 (khata commands in this folder find it; for other programs: eval "$(khata dev env)")
 key        {key}
 
-curl {plan.ingest_url}/v1/events -H 'Authorization: Bearer {key}' \\
+curl -w '\\n' {plan.ingest_url}/v1/events -H 'Authorization: Bearer {key}' \\
   -H 'Content-Type: application/cloudevents+json' \\
   -d '{{"specversion":"1.0","id":"1","source":"curl","type":"example.request","subject":"me","data":{{}}}}'
 """)
@@ -116,7 +123,7 @@ def env() -> None:
     plan = plan_of_running(default_home())
     if plan is None:
         raise Usage("nothing runs here: start it with `make up` or `khata dev`")
-    for name, value in plan.environment().items():
+    for name, value in (plan.environment() | {"KHATA_INGEST_URL": plan.ingest_url}).items():
         print(f"export {name}='{value}'")
 
 
@@ -138,14 +145,15 @@ def _report(text: str) -> None:
 
 
 def _detach(home: Path) -> None:
-    if plan_of_running(home) is None:
+    already = plan_of_running(home) is not None
+    if not already:
         _start_in_background(Home.at(home))
     plan = plan_of_running(home)
     assert plan is not None, "it was ready a moment ago"
     for name, state in sorted(services_of(plan.home).items()):
         _report(f"{name}: log {state.log}")
     _welcome(plan)
-    stderr.print("Running in the background. `make down` ends it.")
+    stderr.print("It runs already." if already else "Running in the background. `make down` ends it.")
 
 
 def _start_in_background(home: Home) -> None:

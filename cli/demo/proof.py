@@ -87,6 +87,9 @@ async def prove(journal: Journal, run: str, sources: Sources) -> Proof:
     organisations = journal.read("organisations").split(",")
     projects = journal.read("projects").split(",")
     proof = Proof(run, str(month), kills=int(journal.read("kills", "0")), seconds=float(journal.read("seconds", "0")))
+    if not journal.read("seconds"):
+        proof.problems.append("the run was interrupted before its end: there is nothing to prove; start another")
+        return proof
     proof.expect(journal.unanswered() == 0, f"{journal.unanswered()} sends never had an answer")
     sends = list(journal.answered())
     async with sources.reader.transaction() as connection:

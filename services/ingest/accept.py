@@ -1,4 +1,4 @@
-"""Accept: nobody is told "yes" before Kafka has acknowledged every record."""
+"""Accept: nobody is told "yes" before every record is acknowledged by Kafka, or fsynced in the spool (durable.py)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from services.ingest.importing.lines import Form
 from services.ingest.importing.mapping import read_mapping
 from services.ingest.importing.rows import Events
 from services.ingest.importing.run import Imported, import_file
-from services.ingest.key_choice import KEY, KEYS_FILE, PROJECT, URL, choose
+from services.ingest.key_choice import KEY, KEYS_FILE, PROJECT, URL, address, choose
 from services.ingest.send import send
 from services.ingest.tail import tail
 from shared.domain.errors import Rejected, Usage
@@ -49,7 +49,7 @@ def import_events(
     subject: str | None = typer.Option(None, help="access-log: whose usage it is; the source when left out"),
     into_month: str | None = typer.Option(None, help="YYYY-MM: move every row there, keeping its local day and time"),
     zone: str = typer.Option("Asia/Kolkata", help="access-log: time zone of the days for --into-month"),
-    url: str = URL,
+    url: str | None = URL,
     key: str | None = KEY,
     keys_file: str | None = KEYS_FILE,
     project: str | None = PROJECT,
@@ -66,7 +66,7 @@ def import_events(
 
     async def work(bar: Progress) -> Imported:
         task = bar.add_task(file.name, total=size)
-        async with IngestClient(url, secret) as client:
+        async with IngestClient(address(url), secret) as client:
             return await import_file(file, form, client, lambda read: bar.update(task, completed=read))
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

@@ -9,10 +9,17 @@ import yaml
 
 from shared.domain.errors import Usage
 
-URL = typer.Option("http://127.0.0.1:8080", envvar="KHATA_INGEST_URL", help="address of ingest")
+URL = typer.Option(None, envvar="KHATA_INGEST_URL", help="address of ingest; default: the stack of this folder")
 KEY = typer.Option(None, envvar="KHATA_API_KEY", help="API key (better in the environment)")
 KEYS_FILE = typer.Option(None, help="what `khata catalogue apply --keys-out` wrote")
 PROJECT = typer.Option(None, help="which project's key of the keys file")
+
+
+def address(url: str | None) -> str:
+    """Where ingest answers. Raises Usage: a key is never sent to a guessed address."""
+    if url is None:
+        raise Usage("nothing runs in this folder: start it with `make up`, or name ingest with KHATA_INGEST_URL")
+    return url
 
 
 def choose(key: str | None, keys_file: str | None, project: str | None) -> str:

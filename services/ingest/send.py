@@ -12,7 +12,7 @@ import typer
 from uuid_utils import uuid7
 
 from services.ingest.client import Answer, IngestClient
-from services.ingest.key_choice import KEY, KEYS_FILE, PROJECT, URL, choose
+from services.ingest.key_choice import KEY, KEYS_FILE, PROJECT, URL, address, choose
 from shared.domain.errors import Rejected, Usage
 from shared.runtime.output import Output, OutputOption, show, show_document
 
@@ -28,7 +28,7 @@ def send(
     time: str | None = typer.Option(None, help="RFC 3339 with zone; now when left out"),
     stdin: bool = typer.Option(False, "--stdin", help="read one CloudEvent as JSON from stdin instead"),
     validate_only: bool = typer.Option(False, "--validate-only", help="say what would become of it, send nothing"),
-    url: str = URL,
+    url: str | None = URL,
     key: str | None = KEY,
     keys_file: str | None = KEYS_FILE,
     project: str | None = PROJECT,
@@ -44,7 +44,7 @@ def send(
     secret = choose(key, keys_file, project)
 
     async def work() -> Answer:
-        async with IngestClient(url, secret) as client:
+        async with IngestClient(address(url), secret) as client:
             return await client.send([msgspec.json.encode(event)], validate_only=validate_only)
 
     try:

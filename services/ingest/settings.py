@@ -17,7 +17,7 @@ class IngestSettings(ProcessSettings, KafkaSettings, PepperSettings):
 
     http_port: Port = Field(8080, description="POST /v1/events; 0 takes any free port")
     ack_deadline_s: float = Field(
-        5.0, gt=0, le=60, alias="INGEST_ACK_DEADLINE_S", description="no ack from Kafka by then: 503"
+        5.0, gt=0, le=60, alias="INGEST_ACK_DEADLINE_S", description="no ack from Kafka by then: spool or 503"
     )
     accept: Literal["kafka", "spool"] = Field(
         "kafka", alias="INGEST_ACCEPT", description="spool: everything goes to the spool first (an edge far from Kafka)"

@@ -132,5 +132,7 @@ def _readable(settings: type[Settings], error: ValidationError) -> str:
         text = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
         hint = f" ({field.description})" if field and field.description else ""
         lines.append(f"  {variable or 'settings'}: {text}{hint}")
-    lines.append("Set them in the environment, or run `khata dev` for a whole stack on this machine.")
+    lines.append(
+        "Set them in the environment, or start a whole stack in this folder with `make up`: commands here find it."
+    )
     return "\n".join(lines)

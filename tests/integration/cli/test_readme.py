@@ -24,7 +24,7 @@ def test_the_khata_commands_lead_from_a_catalogue_to_an_invoice(product: Product
     typed = [line.removeprefix("$ khata ") for line in commands("console")]
     assert len(typed) >= 6
     for line in typed:
-        arguments = shlex.split(line.replace("keys.yaml", str(tmp_path / "keys.yaml")))
+        arguments = shlex.split(line.replace(".khata/bakery-keys.yaml", str(tmp_path / "keys.yaml")))
         done = product.khata(*arguments)
         assert done.returncode == 0, f"khata {line}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "keys.yaml").stat().st_mode & 0o777 == 0o600
