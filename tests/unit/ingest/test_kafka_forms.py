@@ -17,7 +17,6 @@ from shared.kafka.records import Record
 from tests.support.ingest import Taken, event, settings, small_catalogue
 from tests.support.usage import NOWHERE
 
-NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
 BINARY = {
     "ce_specversion": b"1.0",
     "ce_id": b"1",
@@ -35,11 +34,13 @@ async def check(
     topic: str = USAGE_RAW.name,
     unknown_types: bool = False,
     doubled: tuple[tuple[str, bytes], ...] = (),
+    taken_at: datetime | None = None,
 ) -> StampedEvent:
+    taken_ms = int((taken_at or datetime.now(UTC)).timestamp() * 1000)
     cache, _ = small_catalogue(unknown_types=unknown_types)
     door = KafkaDoor(settings(NOWHERE), cache, Taken(), None, "test", "g")  # type: ignore[arg-type]
     pairs = tuple((name, text) for name, text in (headers or {}).items() if text is not None)
-    return await door._check(Record(topic, 0, 0, NOW_MS, b"k", value, pairs + doubled), cache.refresh_once())
+    return await door._check(Record(topic, 0, 0, taken_ms, b"k", value, pairs + doubled), cache.refresh_once())
 
 
 async def code(*arguments: Any, **more: Any) -> str:
@@ -49,9 +50,11 @@ async def code(*arguments: Any, **more: Any) -> str:
 
 
 async def test_binary_mode_has_its_attributes_in_headers_as_utf_8() -> None:
-    made = await check(b'{"tokens": 1.50}', BINARY | {"content-type": b"application/json", "other": b"\xff"})
+    taken_at = datetime(2026, 10, 1, 12, tzinfo=UTC)
+    headers = BINARY | {"content-type": b"application/json", "other": b"\xff"}
+    made = await check(b'{"tokens": 1.50}', headers, taken_at=taken_at)
     assert (made.id, made.subject, made.live, bytes(made.data)) == ("1", "Zoë", True, b'{"tokens": 1.50}')
-    assert made.time == datetime.fromtimestamp(NOW_MS / 1000, UTC)
+    assert made.time == taken_at
     made = await check(b'{"tokens": 1}', BINARY | {"ce_mode": b"test", "ce_subject": b"50%25"})
     assert (made.live, made.subject) == (False, "50%25")  # nothing is percent-decoded on Kafka
 
