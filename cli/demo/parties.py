@@ -13,6 +13,7 @@ from cli.catalogue import CatalogueSettings, apply_file
 from cli.demo.plan import EVENT_TYPE
 from shared.catalogue.file import parse_catalogue
 from shared.domain.errors import Usage
+from shared.runtime.documents import read_yaml
 from shared.runtime.settings import load
 
 # As an operator would write it. Karnataka (29) sells; one customer is there, the other in Maharashtra (27).
@@ -87,12 +88,7 @@ async def make_parties(run: str, prices_file: Path | None) -> Parties:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise Usage(f"{path} is not YAML: {error}") from None
+    document = read_yaml(path)
     if not isinstance(document, dict) or not document.keys() <= {"meters", "prices"}:
         raise Usage(f"{path} must hold meters and prices, nothing else")
     return document

@@ -118,7 +118,14 @@ def _tell(proof: Proof, classes: Classes) -> None:
 async def _known(connection: Connection, sends: Sequence[Sent], dead: frozenset[tuple[int, int]]) -> Known:
     keys = [UUID(bytes=key) for key in {key_of(sent) for sent in sends if sent.id}]
     identities = await (
-        await connection.execute("SELECT key, fingerprint FROM usage.identity WHERE key = ANY(%b::uuid[])", (keys,))
+        await connection.execute(
+            # The generation leads the primary key: without it the whole table is read.
+            """
+            SELECT key, fingerprint FROM usage.identity
+            WHERE generation = ANY(ARRAY(SELECT id FROM usage.generation)) AND key = ANY(%b::uuid[])
+            """,
+            (keys,),
+        )
     ).fetchall()
     conflicts = await (
         await connection.execute("SELECT key, fingerprint FROM usage.conflict WHERE key = ANY(%b::uuid[])", (keys,))

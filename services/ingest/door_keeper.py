@@ -20,6 +20,7 @@ from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.observability import logging
 from shared.observability import names as metrics
+from shared.runtime.pause import pause
 
 DOOR_RETRY_S = 5.0
 LOOK_EVERY_S = 1.0
@@ -68,7 +69,7 @@ class DoorKeeper:
             except KhataError as error:
                 metrics.KAFKA_DOOR_OPEN.set(0)
                 log.error("ingest.kafka_door_closed", error=str(error), again_in_s=DOOR_RETRY_S)
-                await _pause(stop, DOOR_RETRY_S)
+                await pause(stop, DOOR_RETRY_S)
 
     async def _read(self, loop: ConsumerLoop, read: Topics, stop: asyncio.Event) -> None:
         over = asyncio.Event()
@@ -83,7 +84,7 @@ class DoorKeeper:
     async def _watch(self, read: Topics, stop: asyncio.Event, over: asyncio.Event) -> None:
         """Set `over` when the process stops, or when there is a topic more to read."""
         told: Topics = ()
-        while not await _pause(stop, LOOK_EVERY_S):
+        while not await pause(stop, LOOK_EVERY_S):
             wanted = self._wanted()
             if wanted == read:
                 continue
@@ -113,10 +114,3 @@ class DoorKeeper:
         there: Sequence[str] = await topics.present(self.settings)
         dead_letter = self.settings.names.dead_letter
         return tuple(topic for topic in wanted if topic in there and dead_letter(topic) in there)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> bool:
-    """Whether to stop."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()

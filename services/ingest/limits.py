@@ -7,7 +7,7 @@ processes each lets 1/n of it pass. A call passes whole or not at all, and takes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -110,16 +110,6 @@ class KeyLimits:
         elif found.burst != limit.burst or found.per_second != limit.per_second or found.processes != processes:
             found = buckets[id] = found.changed(limit.per_second, limit.burst, processes, now)
         return found
-
-
-def check_limits(limits: KeyLimits, sender: Sender, events: int) -> Allowance:
-    """What a door asks for each call once it knows how many events it holds."""
-    return limits.take(sender, events)
-
-
-def limit_headers(limits: KeyLimits, sender: Sender) -> Mapping[str, str]:
-    """RateLimit headers of any answer to this sender; none without a limit."""
-    return limits.look(sender).headers
 
 
 def _headers(buckets: Sequence[tuple[str, Gcra]], now: int) -> dict[str, str]:

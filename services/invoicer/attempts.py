@@ -6,12 +6,12 @@ A command ends before Prometheus could read it, so attempts are rows and the lon
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from enum import StrEnum
 
 from shared.domain.errors import DatabaseAway
 from shared.observability import logging, names
 from shared.postgres.pool import Connection, Database
+from shared.runtime.pause import pause
 
 EXPORT_EVERY_S = 5.0
 
@@ -71,5 +71,4 @@ class Exporter:
                     await self.export(connection)
             except DatabaseAway as away:
                 log.warning("attempts.waiting", error=str(away))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), EXPORT_EVERY_S)
+            await pause(stop, EXPORT_EVERY_S)

@@ -12,9 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from services.invoicer.pricing import Flat, PerUnit, Price
 from services.invoicer.tax.gstin import parse_gstin
 from services.invoicer.tax.rates import RATES
-from shared.catalogue.file import Id, MeterId, problems
+from shared.catalogue.file import Id, MeterId
 from shared.domain.errors import Rejected, Usage
 from shared.domain.money import exponent
+from shared.runtime.documents import problems
 
 DEFAULT_SAC = "998315"
 # CGST Rule 46(b): 16 characters in all; `KH/26-27/000001` leaves three for the series.

@@ -16,7 +16,6 @@ slower one finds that the attempt is no longer its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,7 @@ from shared.postgres.intents import Intent
 from shared.postgres.leadership import Candidate, candidate
 from shared.postgres.pool import Connection, Database
 from shared.runtime.failpoints import failpoint
+from shared.runtime.pause import pause
 from shared.runtime.settings import DatabaseSettings
 
 LEADERSHIP = f"intents:{CREATE_LINK}"
@@ -68,7 +68,7 @@ class Worker:
             try:
                 async with candidate(self.settings, "khata_payments", "intents") as leader:
                     if not await leader.leads(LEADERSHIP):
-                        await _pause(stop, STANDBY_S)
+                        await pause(stop, STANDBY_S)
                         continue
                     await self._work(leader, stop)
                     failures = 0
@@ -76,7 +76,7 @@ class Worker:
                 failures += 1
                 log.warning("intents.waiting", failures=failures, error=str(group.exceptions[0]))
                 delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures, 8))
-                await _pause(stop, delay * random.uniform(0.5, 1))  # noqa: S311
+                await pause(stop, delay * random.uniform(0.5, 1))  # noqa: S311
 
     async def _work(self, leader: Candidate, stop: asyncio.Event) -> None:
         async with self.database.transaction() as connection:
@@ -91,7 +91,7 @@ class Worker:
                 intent = await self._next(leader)
                 if intent is None:
                     free.release()
-                    await _pause(stop, IDLE_S)
+                    await pause(stop, IDLE_S)
                     continue
                 task = calls.create_task(self.carry_out(intent))
                 task.add_done_callback(lambda _: free.release())
@@ -242,8 +242,3 @@ async def _still_ours(connection: Connection, intent: Intent) -> bool:
         await connection.execute("SELECT state, attempts FROM messaging.intent WHERE id = %s FOR UPDATE", (intent.id,))
     ).fetchone()
     return row == ("claimed", intent.attempt)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -7,7 +7,6 @@ once pass over what the other holds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 
 from services.payments.collect import CREATE_LINK
@@ -15,6 +14,7 @@ from shared.domain.errors import DatabaseAway
 from shared.observability import logging
 from shared.postgres import inbox, intents
 from shared.postgres.pool import Database
+from shared.runtime.pause import pause
 
 EVERY_S = 3600.0
 MOST = 500  # rows of one transaction
@@ -48,5 +48,4 @@ class Purge:
                     log.info("payments.purged", rows=gone)
             except DatabaseAway as away:
                 log.warning("payments.purge_waits", error=str(away))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), EVERY_S)
+            await pause(stop, EVERY_S)

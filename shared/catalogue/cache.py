@@ -9,7 +9,6 @@ keys have no tombstones, so a revoked key stays known as revoked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +34,7 @@ from shared.contracts.topics import CATALOGUE
 from shared.domain.errors import BrokerAway, Misconfigured
 from shared.domain.meter import Aggregation, Meter, MeterIndex
 from shared.observability import logging, names
+from shared.runtime.pause import pause
 from shared.runtime.settings import KafkaSettings
 
 REFRESH_S = 2.0
@@ -195,8 +195,7 @@ class CatalogueCache:
                 if not self.usable.is_set():
                     raise
                 log.warning("catalogue.away", error=str(error), stale_s=round(self.stale_s()))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), RETRY_S)
+                await pause(stop, RETRY_S)
 
     async def _follow(self, settings: KafkaSettings, stop: asyncio.Event) -> None:
         partition = TopicPartition(settings.names.topic(CATALOGUE), 0)

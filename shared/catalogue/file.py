@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared.domain.errors import Rejected, Usage
 from shared.domain.period import time_zone
+from shared.runtime.documents import problems, read_yaml
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Scope = Literal["events:write", "usage:read"]
@@ -123,13 +123,7 @@ class CatalogueFile(Entry):
 
 def read_catalogue(path: Path) -> CatalogueFile:
     """Raises Usage with every mistake and where it stands."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise Usage(f"{path} is not YAML: {error}") from None
-    return parse_catalogue(document, str(path))
+    return parse_catalogue(read_yaml(path), str(path))
 
 
 def parse_catalogue(document: Any, name: str) -> CatalogueFile:
@@ -140,12 +134,3 @@ def parse_catalogue(document: Any, name: str) -> CatalogueFile:
         return CatalogueFile.model_validate(document)
     except ValidationError as error:
         raise Usage(problems(error, name)) from None
-
-
-def problems(error: ValidationError, name: str) -> str:
-    """One line per mistake, with its place in the file."""
-    lines = [f"{name} has mistakes:"]
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        place = ".".join(str(step) for step in problem["loc"]) or "file"
-        lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)

@@ -24,6 +24,7 @@ from shared.observability import logging, names
 from shared.postgres import outbox
 from shared.postgres.leadership import Candidate, candidate
 from shared.postgres.pool import Database, Role
+from shared.runtime.pause import pause
 from shared.runtime.settings import DatabaseSettings
 
 IDLE_S = 0.1  # how long a committed row may wait for a leader that has nothing to do
@@ -59,13 +60,13 @@ async def relay(
                     published = await leader.turn(database, producer)
                     failures = 0
                     if published == 0:
-                        await _pause(stop, IDLE_S if leader.led else STANDBY_S)
+                        await pause(stop, IDLE_S if leader.led else STANDBY_S)
                 await leader.drain(database, producer)
         except Retryable as error:
             failures += 1
             log.warning("relay.waiting", topics=list(topics), failures=failures, error=str(error))
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures, 10))
-            await _pause(stop, delay * random.uniform(0.5, 1))  # noqa: S311
+            await pause(stop, delay * random.uniform(0.5, 1))  # noqa: S311
 
 
 class _Leader:
@@ -124,8 +125,3 @@ async def _lead(settings: DatabaseSettings, role: Role, topics: Sequence[str]) -
         finally:
             for topic in leader.led:
                 names.OUTBOX_LEADER.labels(topic).set(0)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from shared.contracts.topics import Names
 from shared.domain.errors import Retryable
 from shared.observability import logging, names
+from shared.runtime.pause import pause
 from shared.spool.forward import DRAIN_DEADLINE_S, Forwarder, Send
 from shared.spool.purge import Positions, purge_once
 from shared.spool.registry import Publisher, register
@@ -59,7 +60,7 @@ async def _publish(spool: Spool, send: Send, topics: Names, drained: asyncio.Eve
             break
         except Retryable as error:
             log.warning("spool.not_registered", spool=spool.id, error=str(error))
-            await _pause(drained, REGISTER_AGAIN_S)
+            await pause(drained, REGISTER_AGAIN_S)
     await Publisher(spool, send, topics).run(drained)
 
 
@@ -71,14 +72,6 @@ async def _purge(spool: Spool, positions: Positions, stop: asyncio.Event, every_
         except Retryable as error:
             names.SPOOL_FAILURES.labels("purge").inc()
             log.warning("spool.not_purged", spool=spool.id, error=str(error))
-            await _pause(stop, min(every_s, PURGE_AGAIN_S))
+            await pause(stop, min(every_s, PURGE_AGAIN_S))
             continue
-        await _pause(stop, every_s)
-
-
-async def _pause(until: asyncio.Event, seconds: float) -> None:
-    """Wait, but no longer than until the event."""
-    try:
-        await asyncio.wait_for(until.wait(), seconds)
-    except TimeoutError:
-        return
+        await pause(stop, every_s)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared.domain.errors import Rejected, Usage
 from shared.domain.period import time_zone
+from shared.runtime.documents import problems, read_yaml
 
 
 class Part(BaseModel):
@@ -69,19 +69,9 @@ class Mapping(Part):
 def read_mapping(path: Path) -> Mapping:
     """Raises Usage with every mistake and its place."""
     try:
-        document: Any = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise Usage(f"{path} is not YAML: {error}") from None
-    try:
-        return Mapping.model_validate(document)
+        return Mapping.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [f"{path} has mistakes:"]
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            place = ".".join(str(step) for step in problem["loc"]) or "file"
-            lines.append(f"  {place}: {problem['msg'].removeprefix('Value error, ')}")
-        raise Usage("\n".join(lines)) from None
+        raise Usage(problems(error, str(path))) from None
 
 
 def _zone(name: str) -> str:

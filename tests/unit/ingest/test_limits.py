@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from services.ingest import http
 from services.ingest.gcra import Gcra
-from services.ingest.limits import Alone, KeyLimits, check_limits, limit_headers
+from services.ingest.limits import Alone, KeyLimits
 from services.ingest.validate import Sender
 from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.keys import MadeKey
@@ -158,50 +158,50 @@ def limited() -> Limited:
 def test_a_key_without_a_limit_is_never_held_up_and_gets_no_headers(limited: Limited) -> None:
     limits = limited.limits()
     for _ in range(1000):
-        assert check_limits(limits, limited.senders["free"], 1000).retry_after_s is None
-    assert limit_headers(limits, limited.senders["free"]) == {}
+        assert limits.take(limited.senders["free"], 1000).retry_after_s is None
+    assert limits.look(limited.senders["free"]).headers == {}
 
 
 def test_a_call_that_does_not_fit_takes_nothing_and_says_when_it_will(limited: Limited) -> None:
     limits, one = limited.limits(), limited.senders["one"]
-    assert check_limits(limits, one, 15).headers == {
+    assert limits.take(one, 15).headers == {
         "ratelimit-limit": "20",
         "ratelimit-remaining": "5",
         "ratelimit-reset": "2",
     }
-    refused = check_limits(limits, one, 10)
+    refused = limits.take(one, 10)
     assert refused.retry_after_s == 0.5
     assert refused.headers["ratelimit-remaining"] == "5"
     limited.now_ns += SECOND // 2 - 1
-    assert check_limits(limits, one, 10).retry_after_s == 1e-9
+    assert limits.take(one, 10).retry_after_s == 1e-9
     limited.now_ns += 1
-    assert check_limits(limits, one, 10).retry_after_s is None
+    assert limits.take(one, 10).retry_after_s is None
 
 
 def test_keys_of_an_organisation_share_its_limit_and_a_refused_call_takes_from_neither(limited: Limited) -> None:
     limits, one, two = limited.limits(), limited.senders["one"], limited.senders["two"]
-    assert check_limits(limits, two, 25).retry_after_s is None
-    assert check_limits(limits, one, 10).retry_after_s == pytest.approx(0.05)
-    assert check_limits(limits, one, 5).retry_after_s is None  # its own bucket was not touched
-    assert check_limits(limits, one, 5).headers["ratelimit-remaining"] == "0"
-    assert check_limits(limits, limited.senders["free"], 1000).retry_after_s is None
+    assert limits.take(two, 25).retry_after_s is None
+    assert limits.take(one, 10).retry_after_s == pytest.approx(0.05)
+    assert limits.take(one, 5).retry_after_s is None  # its own bucket was not touched
+    assert limits.take(one, 5).headers["ratelimit-remaining"] == "0"
+    assert limits.take(limited.senders["free"], 1000).retry_after_s is None
 
 
 def test_a_call_larger_than_a_burst_can_never_pass_and_is_told_so(limited: Limited) -> None:
     limits = limited.limits(processes=4)
     with pytest.raises(Rejected, match="the burst of this key is 20") as refused:
-        check_limits(limits, limited.senders["one"], 21)
+        limits.take(limited.senders["one"], 21)
     assert refused.value.code == "over_burst"
     with pytest.raises(Rejected, match="the burst of this organisation is 30"):
-        check_limits(limits, limited.senders["two"], 31)
-    assert check_limits(limits, limited.senders["one"], 20).retry_after_s is None  # more than a quarter of the burst
+        limits.take(limited.senders["two"], 31)
+    assert limits.take(limited.senders["one"], 20).retry_after_s is None  # more than a quarter of the burst
 
 
 def test_processes_share_what_a_key_may_send(limited: Limited) -> None:
     four, one = [limited.limits(4) for _ in range(4)], limited.senders["one"]
 
     def passed() -> int:
-        return sum(check_limits(limits, one, 1).retry_after_s is None for limits in four for _ in range(100))
+        return sum(limits.take(one, 1).retry_after_s is None for limits in four for _ in range(100))
 
     assert passed() == 20
     limited.now_ns += 4 * SECOND
@@ -212,22 +212,22 @@ def test_processes_share_what_a_key_may_send(limited: Limited) -> None:
 
 def test_a_new_limit_counts_at_once(limited: Limited) -> None:
     limits, two = limited.limits(), limited.senders["two"]
-    assert check_limits(limits, two, 30).retry_after_s is None
-    assert check_limits(limits, two, 10).retry_after_s == pytest.approx(0.1)
+    assert limits.take(two, 30).retry_after_s is None
+    assert limits.take(two, 10).retry_after_s == pytest.approx(0.1)
     limited.organisation("acme", Limit(1000, 300), version=2)
-    assert check_limits(limits, two, 270).retry_after_s is None
-    assert check_limits(limits, two, 1).retry_after_s is not None
+    assert limits.take(two, 270).retry_after_s is None
+    assert limits.take(two, 1).retry_after_s is not None
     limited.organisation("acme", None, version=3)
-    assert check_limits(limits, two, 1000).retry_after_s is None
+    assert limits.take(two, 1000).retry_after_s is None
 
 
 def test_a_look_takes_nothing(limited: Limited) -> None:
     limits, one = limited.limits(), limited.senders["one"]
     for _ in range(100):
         assert limits.look(one).retry_after_s is None
-    check_limits(limits, one, 20)
+    limits.take(one, 20)
     assert limits.look(one).retry_after_s == pytest.approx(0.1)
-    assert limit_headers(limits, one)["ratelimit-remaining"] == "0"
+    assert limits.look(one).headers["ratelimit-remaining"] == "0"
 
 
 class Taken:
