@@ -21,7 +21,7 @@ demo: setup ## the whole main job, from events to a paid, proven invoice
 
 test: setup ## all tests but the long ones (real Kafka and Postgres)
 	@$(MAKE) --no-print-directory check
-	$(RUN) pytest -m "not chaos" -n 3 --dist loadgroup $(ARGS)
+	$(RUN) pytest -m "not chaos" -n 3 --dist loadfile $(ARGS)
 
 check: setup ## format, lint, types, architecture
 	$(RUN) ruff format --check .

@@ -21,17 +21,11 @@ from shared.runtime.settings import DatabaseSettings, KafkaSettings
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers (`pytest -n`): a file stays on one of them, and so do all tests on the one whole product."""
-    for item in items:
-        whole = "product" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("product" if whole else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Given addresses (KAFKA_BOOTSTRAP_SERVERS, DATABASE_URL of the owner), or plain processes under .khata/test."""
+    """Given addresses (KAFKA_BOOTSTRAP_SERVERS, DATABASE_URL of the owner), or plain processes under .khata/test.
+
+    Each worker (`pytest -n`) has servers of its own."""
     home = Path(os.environ.get("KHATA_TEST_HOME", ROOT / ".khata" / "test"))
     with Stack.start(
         home / os.environ.get("PYTEST_XDIST_WORKER", "alone"),
