@@ -23,7 +23,8 @@ from devstack.record import services_supervisor
 from devstack.supervisor import services_of
 from shared.catalogue.file import parse_catalogue
 from shared.domain.errors import Fatal, Usage
-from shared.runtime.output import stderr
+from shared.runtime import failpoints
+from shared.runtime.output import Output, OutputOption, show, stderr
 from shared.runtime.settings import load
 
 app = typer.Typer(help="A whole stack on this machine: Kafka, Postgres and every service as plain processes.")
@@ -125,6 +126,12 @@ def env() -> None:
         raise Usage("nothing runs here: start it with `make up` or `khata dev`")
     for name, value in (plan.environment() | {"KHATA_INGEST_URL": plan.ingest_url}).items():
         print(f"export {name}='{value}'")
+
+
+@app.command("failpoints")
+def list_failpoints(output: Output = OutputOption) -> None:
+    """List the places where a process can be held and killed (see shared/runtime/failpoints.py)."""
+    show([{"name": name, "open": what} for name, what in sorted(failpoints.POINTS.items())], output)
 
 
 def _first_key(plan: Plan) -> str:

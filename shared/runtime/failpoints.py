@@ -3,7 +3,8 @@
 Off unless `KHATA_FAILPOINTS_DIR` names a folder. Whoever wants a hit creates `<point>.armed` in it
 (holding a pid, when only that process is meant); the first process that reaches the point renames it to
 `<point>.hit-<pid>` and waits there until it is killed (or 10 s, so that a forgotten hit does not stop a
-stack for ever).
+stack for ever). `held` is how a test or the demo sees the hit; with `KHATA_FAILPOINTS_SEEN` it leaves a file
+of that name in that folder, so that the suite can tell which points were really reached.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ POINTS: dict[str, str] = {
 }
 
 HOLD_S = 10.0
+SEEN = "KHATA_FAILPOINTS_SEEN"
 
 _folder = os.environ.get("KHATA_FAILPOINTS_DIR")
 
@@ -85,7 +87,9 @@ async def held(folder: Path, name: str, deadline_s: float = 20.0) -> int:
     async with asyncio.timeout(deadline_s):
         while (pid := _held_pid(folder, name)) is None:
             await asyncio.sleep(0.01)
-        return pid
+    if seen := os.environ.get(SEEN):
+        (Path(seen) / name).touch()
+    return pid
 
 
 def _held_pid(folder: Path, name: str) -> int | None:

@@ -43,6 +43,7 @@ def test_every_event_is_accounted_for_and_every_invoice_is_paid(calm: dict[str, 
     assert [invoice["standing"] for invoice in calm["invoices"]] == ["paid", "paid"]
 
 
+@pytest.mark.failpoints("outbox.relay.before_mark", "invoicer.finalize.before_commit")
 def test_kills_in_the_middle_of_the_work_change_nothing(product: Product, calm: dict[str, Any]) -> None:
     killed = product.json("demo", "--events", "2000", "--seed", "7", "--kill")
     assert killed["problems"] == []

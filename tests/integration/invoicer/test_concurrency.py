@@ -66,6 +66,7 @@ async def test_thirty_finalized_at_once_have_dense_numbers_and_dates_that_never_
         assert await world.rows("SELECT next_number FROM billing.number_series") == [(31,)]
 
 
+@pytest.mark.failpoints
 @pytest.mark.parametrize("point", ["invoicer.close.after_seal", "invoicer.finalize.before_commit"])
 async def test_a_close_killed_there_and_run_again_ends_as_if_it_had_lived(
     parts: Parts, tmp_path: Path, point: str

@@ -151,6 +151,12 @@ def _command(parts: Parts, *words: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.failpoints(
+    "payments.intent.before_call",
+    "payments.intent.after_call",
+    "receiver.before_ack",
+    "payments.apply.before_commit",
+)
 async def test_killed_at_every_failpoint_there_is_one_link_and_one_credit(running: Running) -> None:
     books, sandbox = running.books, running.sandbox
     invoice = await books.finalized_invoice()

@@ -52,6 +52,7 @@ async def made(tmp_path: Path, *calls: tuple[int, int], topic: str = TOPIC) -> N
     await spool.close()
 
 
+@pytest.mark.failpoints
 @pytest.mark.parametrize(("point", "kept"), [("spool.append.before_commit", 10), ("spool.append.after_commit", 20)])
 async def test_killed_around_the_commit(tmp_path: Path, point: str, kept: int) -> None:
     await made(tmp_path, (0, 10))
@@ -82,6 +83,7 @@ async def test_killed_anywhere_while_appending_nothing_that_was_answered_is_miss
         assert (await spool.state()).lost_total == 0
 
 
+@pytest.mark.failpoints
 @pytest.mark.parametrize(("point", "times"), [("spool.forward.before_ack", 1), ("spool.forward.before_mark", 2)])
 async def test_killed_while_forwarding_every_event_reaches_kafka_and_is_marked_once(
     tmp_path: Path, parts: Parts, point: str, times: int
@@ -112,6 +114,7 @@ async def test_killed_while_forwarding_every_event_reaches_kafka_and_is_marked_o
         assert {(r.key, tuple(r.headers)) for r in records} == {(b"p/alice", (("h", b"1"),))}
 
 
+@pytest.mark.failpoints("spool.purge.before_delete")
 async def test_killed_before_a_purge_the_next_one_does_it(tmp_path: Path) -> None:
     spool, log = await registered(settings(tmp_path)), MemoryLog()
     await spool.append(messages(0, 10))

@@ -1,0 +1,156 @@
+"""A producer with a memory: what it sent, what was answered "yes", and how that compares with what was counted.
+
+The journal is the oracle: it knows nothing of the product but its answers. One journal has one subject, so its usage
+stands in windows of its own, and the archive tells for each id how often it was counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import httpx2
+import psycopg
+
+from shared.usage.segment import Disposition, from_letters, unpack
+from tests.support.ingest import MANY, event
+from tests.support.waiting import eventually
+
+PAUSE_S = 0.01
+CARELESS = 10  # every so many calls, one that is sent once and then forgotten, whatever became of it
+
+
+@dataclass
+class Journal:
+    """`sent` and `answered`: id -> tokens; `statuses` counts what came back (None: no answer at all)."""
+
+    url: str
+    key: str = field(repr=False)
+    subject: str
+    timeout_s: float = 5.0
+    sent: dict[str, int] = field(default_factory=dict)
+    answered: dict[str, int] = field(default_factory=dict)
+    statuses: Counter[int | None] = field(default_factory=Counter)
+    retry_after: set[str | None] = field(default_factory=set)  # of the answers that were 503
+    _calls: int = 0
+
+    def batch(self, events: int = 10) -> dict[str, int]:
+        """New events, written down as sent."""
+        first = len(self.sent)
+        made = {f"{self.subject}-{number}": number % 7 + 1 for number in range(first, first + events)}
+        self.sent |= made
+        return made
+
+    def documents(self, batch: Mapping[str, int], **more: object) -> list[dict[str, object]]:
+        return [event(id, tokens, subject=self.subject, **more) for id, tokens in batch.items()]
+
+    async def post(self, client: httpx2.AsyncClient, batch: Mapping[str, int]) -> int | None:
+        """One attempt."""
+        try:
+            answer = await client.post(
+                f"{self.url}/v1/events",
+                content=json.dumps(self.documents(batch)),
+                headers={"Authorization": f"Bearer {self.key}", "Content-Type": MANY},
+            )
+        except httpx2.TransportError:
+            status = None
+        else:
+            status = answer.status_code
+            if status == 202:
+                assert answer.json()["accepted"] == len(batch), answer.text
+                self.answered |= batch
+            elif status == 503:
+                self.retry_after.add(answer.headers.get("retry-after"))
+        self.statuses[status] += 1
+        return status
+
+    async def send(self, events: int = 10, patience_s: float = 30.0) -> None:
+        """One batch, again and again until it is accepted."""
+        batch = self.batch(events)
+        async with self.client() as client, asyncio.timeout(patience_s):
+            while await self.post(client, batch) != 202:
+                await asyncio.sleep(PAUSE_S)
+
+    async def once(self, events: int = 10) -> int | None:
+        """One batch, one attempt; its status."""
+        async with self.client() as client:
+            return await self.post(client, self.batch(events))
+
+    def client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(trust_env=False, timeout=self.timeout_s)
+
+    @asynccontextmanager
+    async def load(self, producers: int = 2, patience_s: float = 60.0) -> AsyncIterator[None]:
+        """Producers that go on until the block ends, and then until what they have in hand is accepted."""
+        stop = asyncio.Event()
+        async with self.client() as client, asyncio.TaskGroup() as tasks:
+            for _ in range(producers):
+                tasks.create_task(self._produce(client, stop, patience_s))
+            try:
+                yield
+            finally:
+                stop.set()
+
+    async def _produce(self, client: httpx2.AsyncClient, stop: asyncio.Event, patience_s: float) -> None:
+        while not stop.is_set():
+            batch, self._calls = self.batch(), self._calls + 1
+            careless = self._calls % CARELESS == 0
+            async with asyncio.timeout(patience_s):
+                while await self.post(client, batch) != 202 and not careless:
+                    await asyncio.sleep(PAUSE_S * 5)
+            await asyncio.sleep(PAUSE_S)
+
+    async def more(self, events: int = 50, deadline_s: float = 30.0) -> None:
+        """Until so many more are answered than now."""
+        wanted = len(self.answered) + events
+
+        async def answered() -> int:
+            return len(self.answered)
+
+        await eventually(answered, lambda found: found >= wanted, deadline_s)
+
+    def compare(self, database_url: str) -> None:
+        """Everything answered is counted, nothing twice, nothing that was never sent; the windows say the same."""
+        found, dispositions = counted(database_url, self.subject)
+        missing = sorted(self.answered.keys() - found.keys())
+        assert not missing, f"{len(missing)} answered events are not counted: {missing[:5]}"
+        assert found.keys() <= self.sent.keys(), "counted, but never sent"
+        assert [id for id, times in found.items() if times != 1] == [], "counted more than once"
+        assert dispositions.keys() <= {Disposition.COUNTED, Disposition.DUPLICATE}, dispositions
+        tokens = sum(self.sent[id] for id in found)
+        assert windows(database_url, self.subject) == {
+            "requests": (len(found), Decimal(len(found))),
+            "tokens": (len(found), Decimal(tokens)),
+        }
+
+
+def counted(database_url: str, subject: str) -> tuple[Counter[str], Counter[Disposition]]:
+    """How often each id of the subject was counted, by the archive; and what became of all its records."""
+    found, all_of_them = Counter[str](), Counter[Disposition]()
+    with psycopg.connect(database_url) as owner:
+        rows = owner.execute("SELECT topic, partition, dispositions, payload, sha256 FROM usage.segment").fetchall()
+    for topic, partition, stored, payload, sha256 in rows:
+        for record, disposition in zip(unpack(topic, partition, payload, sha256), from_letters(stored), strict=True):
+            value = json.loads(record.value or b"{}")
+            if value["subject"] == subject:
+                all_of_them[disposition] += 1
+                found[value["id"]] += disposition is Disposition.COUNTED
+    return +found, all_of_them
+
+
+def windows(database_url: str, subject: str) -> dict[str, tuple[int, Decimal]]:
+    """(count, sum) of each meter over all windows of the subject."""
+    with psycopg.connect(database_url) as owner:
+        rows = owner.execute(
+            """
+            SELECT meter_id, sum(count)::bigint, sum(sum) FROM usage.window
+            WHERE live AND subject = %s GROUP BY meter_id
+            """,
+            (subject,),
+        ).fetchall()
+    return {row[0]: (row[1], row[2]) for row in rows}
