@@ -7,13 +7,23 @@ import uuid
 from contextlib import AsyncExitStack
 
 from services.ingest import http
+from services.ingest.activity import Activity
+from services.ingest.addresses import Addresses, networks
 from services.ingest.door_keeper import DoorKeeper, Topics, instance_of
 from services.ingest.durable import DurableSender
 from services.ingest.kafka_door import KafkaDoor
 from services.ingest.limits import KeyLimits
+from services.ingest.live import Live
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
-from shared.contracts.topics import CATALOGUE, USAGE_EVENTS, USAGE_RAW, dead_letter
+from shared.contracts.topics import (
+    CATALOGUE,
+    INGEST_PROCESSES,
+    KEYS_ACTIVITY,
+    USAGE_EVENTS,
+    USAGE_RAW,
+    dead_letter,
+)
 from shared.domain.errors import BrokerAway
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
@@ -22,10 +32,13 @@ from shared.kafka.producer import AckedSender, Producer
 from shared.observability import logging
 from shared.runtime import service
 from shared.runtime.http import HttpServer
+from shared.runtime.pause import pause
 from shared.runtime.service import Process
 from shared.spool.purge import group_positions
 from shared.spool.run import keep
 from shared.spool.store import Spool
+
+JOIN_S = 2.0  # to be heard by the processes that share the limits; while Kafka is away nobody is
 
 log = logging.get(__name__)
 
@@ -44,7 +57,9 @@ async def run(settings: IngestSettings, process: Process) -> None:
         opened.push_async_callback(dead_letters.stop)
         await _start(settings, producer, away_is_fine=spool is not None)
         cache = CatalogueCache(settings.max_stale_s, settings.key_cache)
-        door = _kafka_door(settings, cache, producer, dead_letters, ingest_id)
+        addresses = Addresses(settings.peppers, networks(settings.trusted_proxies), settings.addresses)
+        activity = Activity(cache, addresses, ingest_id)
+        door = _kafka_door(settings, cache, producer, dead_letters, ingest_id, activity)
         sender: AckedSender = producer
         process.health.checks["catalogue"] = cache.check
         if spool is None:
@@ -52,13 +67,14 @@ async def run(settings: IngestSettings, process: Process) -> None:
         else:
             sender = durable = DurableSender(producer, spool, settings.accept == "spool")
             process.health.checks["accepting"] = durable.check
-        await _serve(settings, process, cache, sender, door, spool, producer, ingest_id)
+        await _serve(settings, process, cache, sender, door, spool, producer, dead_letters, activity)
 
 
 async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fine: bool) -> None:
     """Check topics and connect. With a spool a process may start while Kafka is away."""
     try:
-        await topics.require(settings, (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE))
+        needed = (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE, INGEST_PROCESSES, KEYS_ACTIVITY)
+        await topics.require(settings, needed)
         await producer.start()
     except BrokerAway as away:
         if not away_is_fine:
@@ -67,10 +83,15 @@ async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fi
 
 
 def _kafka_door(
-    settings: IngestSettings, cache: CatalogueCache, producer: FastProducer, dead_letters: Producer, ingest_id: str
+    settings: IngestSettings,
+    cache: CatalogueCache,
+    producer: FastProducer,
+    dead_letters: Producer,
+    ingest_id: str,
+    activity: Activity,
 ) -> DoorKeeper:
     group = settings.names.group("ingest", "door")
-    handler = KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group)
+    handler = KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group, activity)
 
     def over(read: Topics) -> ConsumerLoop:
         return ConsumerLoop(
@@ -94,10 +115,12 @@ async def _serve(
     door: DoorKeeper,
     spool: Spool | None,
     producer: FastProducer,
-    ingest_id: str,
+    advice: Producer,  # never the hot path's: what it sends can wait, and may be lost
+    activity: Activity,
 ) -> None:
+    live = Live(activity.process_id)
     server = HttpServer(
-        http.app(http.Door(settings, cache, sender, ingest_id, KeyLimits(cache))),
+        http.app(http.Door(settings, cache, sender, activity.process_id, KeyLimits(cache, live), activity)),
         settings.host,
         settings.http_port,
         "HTTP_PORT",
@@ -108,7 +131,10 @@ async def _serve(
         if spool is not None:
             consumers = group_positions(settings, settings.names.group("aggregator"))
             tasks.create_task(keep(spool, producer.send, settings.names, consumers, doors_closed))
+        tasks.create_task(live.run(settings, advice, doors_closed))
+        tasks.create_task(activity.run(advice, settings.names, doors_closed))
         await _either(cache.usable, process.stop, following)
+        await pause(live.ready, JOIN_S)
         await server.start()
         log.info("ingest.open", http_port=server.port)
         reading = tasks.create_task(_read_raw(door, cache, process.stop))

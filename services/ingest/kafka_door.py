@@ -23,6 +23,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from services.ingest.accept import accept
+from services.ingest.activity import Activity
 from services.ingest.binary import KAFKA_PREFIX, envelope_of, kafka_attributes
 from services.ingest.settings import IngestSettings
 from services.ingest.validate import Clock, Envelope, Sender, read_envelope, stamp
@@ -52,6 +53,7 @@ class KafkaDoor:
     dead_letters: Producer  # the fast one has no room for a record at the broker's limit
     ingest_id: str
     group: str
+    activity: Activity | None = None
 
     async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
         admin = AIOKafkaAdminClient(**self.settings.client_arguments())
@@ -80,6 +82,9 @@ class KafkaDoor:
                 rejects.append(Reject(record, error))
         await dead_letter.write(self.dead_letters, rejects, self.group, "ingest")
         await accept(accepted, self.settings.names, self.producer, "kafka", ACK_DEADLINE_S)
+        if self.activity is not None:
+            own = self.settings.names.raw_project
+            self.activity.over_kafka((event.project for event in accepted), (own(one.record.topic) for one in rejects))
         await failpoint("ingest.door.before_commit")
 
     async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from services.ingest.addresses import networks
 from shared.catalogue.keys import PepperSettings
 from shared.runtime.settings import KafkaSettings, Port, ProcessSettings, load
 from shared.spool.settings import SpoolSettings
@@ -40,6 +41,23 @@ class IngestSettings(ProcessSettings, KafkaSettings, PepperSettings):
         alias="INGEST_KEY_CACHE",
         description="file for a copy of the catalogue (hashes, no keys): a start while Kafka is away works from it",
     )
+
+    addresses: Literal["hashed", "clear"] = Field(
+        "hashed",
+        alias="INGEST_ADDRESSES",
+        description="how key activity tells where calls come from; clear: readable, which is personal data",
+    )
+    trusted_proxies: str = Field(
+        "",
+        alias="INGEST_TRUSTED_PROXIES",
+        description="networks (10.0.0.0/8,192.0.2.1) whose X-Forwarded-For is believed; none: the peer is the client",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        networks(value)
+        return value
 
     @model_validator(mode="after")
     def _spooling_needs_a_spool(self) -> Self:

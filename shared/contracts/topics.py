@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
 DEAD_LETTER_SUFFIX = ".dlq"
 # A record of the broker's default limit (1 MiB, compressed) must fit into its dead-letter topic with the
 # headers that are added, however well its producer had compressed it.
@@ -51,6 +52,16 @@ USAGE_EVENTS = Topic(
     value="a validated, stamped event (contracts/messages/event.py)",
     partitions=4,
     retention_ms=14 * DAY_MS,
+)
+INGEST_RECEIPTS = Topic(
+    name="ingest.receipts.v1",
+    owner="ingest",
+    producers=("ingest", "khata spools"),
+    consumers=(),
+    key="ingest process",
+    value="per minute, topic and partition: offset range, count and fingerprint of what Kafka acknowledged",
+    partitions=1,
+    retention_ms=35 * DAY_MS,
 )
 CATALOGUE = Topic(
     name="catalogue.v1",
@@ -104,15 +115,61 @@ SPOOLS = Topic(
     retention_ms=None,
     compacted=True,
 )
+INGEST_PROCESSES = Topic(
+    name="ingest.processes.v1",
+    owner="ingest",
+    producers=("ingest",),
+    consumers=("ingest",),
+    key="ingest process",
+    value="it lives, or leaves: how many share the limits of a key",
+    partitions=1,
+    retention_ms=HOUR_MS,
+)
+KEYS_ACTIVITY = Topic(
+    name="keys.activity.v1",
+    owner="ingest",
+    producers=("ingest",),
+    consumers=("aggregator", "watch"),
+    key="key id",
+    value="what one process saw of one key in one minute: events, failed calls, addresses",
+    partitions=4,
+    retention_ms=7 * DAY_MS,
+)
+WATCH_STATE = Topic(
+    name="watch.state.v1",
+    owner="watch",
+    producers=("watch",),
+    consumers=(),
+    key="key id",
+    value="what watch has learned of a key; its own changelog, as wide as keys.activity.v1",
+    partitions=KEYS_ACTIVITY.partitions,
+    retention_ms=None,
+    compacted=True,
+)
+ANOMALIES = Topic(
+    name="anomalies.v1",
+    owner="watch",
+    producers=("watch",),
+    consumers=("aggregator",),
+    key="project",
+    value="a finding: new address, spike, silence or failure burst of a key",
+    partitions=2,
+    retention_ms=30 * DAY_MS,
+)
 
 TOPICS: tuple[Topic, ...] = (
     USAGE_RAW,
     USAGE_EVENTS,
+    INGEST_RECEIPTS,
     CATALOGUE,
     INVOICES,
     PAYMENTS,
     PAYMENTS_WEBHOOKS,
     SPOOLS,
+    INGEST_PROCESSES,
+    KEYS_ACTIVITY,
+    WATCH_STATE,
+    ANOMALIES,
 )
 
 

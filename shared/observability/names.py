@@ -21,6 +21,10 @@ CATALOGUE_FRESH_AT = Gauge(
 )
 KEY_PEPPER_UNKNOWN = Counter("khata_key_pepper_unknown", "Calls with a key under a pepper we lack", ["pepper"])
 EVENTS_LIMITED = Counter("khata_events_limited", "Events of calls refused by a limit: key, organisation", ["limit"])
+LIVE_PROCESSES = Gauge("khata_ingest_live_processes", "Ingest processes that share the limits, as this one counts them")
+KEY_ACTIVITY_DROPPED = Counter(
+    "khata_key_activity_dropped", "Minutes of a key given up because Kafka was away too long"
+)
 
 # The spool
 SPOOL_BYTES = Gauge("khata_spool_bytes", "Size of the spool on its disk, log included")
@@ -45,6 +49,16 @@ DEAD_LETTERS = Counter("khata_dead_letters", "Records written to a dead-letter t
 
 # Aggregator
 EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["disposition"])
+ADVICE_READ = Gauge("khata_advice_read", "1 while key activity and findings are stored; 0 when something stops that")
+KEY_ACTIVITY_STORED = Counter("khata_key_activity_stored", "Minutes of a key stored")
+ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["class"])
+
+# Watch
+WATCH_READ = Counter(
+    "khata_watch_records", "Records of key activity by outcome: seen, again, unreadable, failed", ["outcome"]
+)
+WATCH_FINDINGS = Counter("khata_watch_findings", "Findings published (a repetition has the same id)", ["class"])
+WATCH_FAILURES = Counter("khata_watch_failures", "Looks at the keys of a partition that failed")
 
 # Outbox and intents
 OUTBOX_PUBLISHED = Counter("khata_outbox_published", "Outbox rows acked by Kafka", ["topic"])

@@ -9,7 +9,17 @@ import orjson
 from starlette.responses import Response
 
 
-def problem(status: HTTPStatus, code: str, detail: str, **more: Any) -> Response:
+class Problem(Response):
+    """An answer that knows its `code`, for whoever counts what calls fail of."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, status: HTTPStatus, code: str, body: bytes) -> None:
+        super().__init__(body, status_code=status.value)
+        self.code = code
+
+
+def problem(status: HTTPStatus, code: str, detail: str, **more: Any) -> Problem:
     """`type` (from `code`) is stable and can be switched on, `detail` is for people, `more` are further members."""
     body = {
         "type": f"urn:khata:problem:{code}",
@@ -18,4 +28,4 @@ def problem(status: HTTPStatus, code: str, detail: str, **more: Any) -> Response
         "detail": detail,
         "code": code,
     }
-    return Response(orjson.dumps(body | more), status_code=status.value, media_type="application/problem+json")
+    return Problem(status, code, orjson.dumps(body | more))

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from services.ingest import docs
 from services.ingest.accept import accept
+from services.ingest.activity import Activity
 from services.ingest.authenticate import authenticate
 from services.ingest.http.answers import json_answer, none_accepted, refused, throttled, unavailable
 from services.ingest.http.body import Room, read_body
@@ -59,6 +60,7 @@ class Door:
     producer: AckedSender
     ingest_id: str
     limits: Limits | None = None
+    activity: Activity | None = None
     room: Room = field(default_factory=Room)
 
 
@@ -66,6 +68,8 @@ def app(door: Door) -> Starlette:
     async def events(request: Request) -> Response:
         began = time.perf_counter()
         response = await _answer(door, request)
+        if door.activity is not None:
+            door.activity.called(request, response)
         metrics.HTTP_REQUESTS.labels(PATH, str(response.status_code)).inc()
         metrics.HTTP_SECONDS.labels(PATH).observe(time.perf_counter() - began)
         return response
@@ -116,6 +120,7 @@ async def _take(door: Door, request: Request, headers: dict[str, str]) -> Respon
     Raises Rejected, Throttled and Retryable for the whole call.
     """
     sender = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers)
+    request.state.sender = sender  # here and below: for `activity`
     only_asks = validate_only(request.query_params)
     if door.limits is not None:
         _pass(door.limits.look(sender), headers)
@@ -124,6 +129,7 @@ async def _take(door: Door, request: Request, headers: dict[str, str]) -> Respon
         if door.limits is not None and not only_asks:
             _pass(door.limits.take(sender, len(sources)), headers)
         verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
+        request.state.verdict = verdict
         single = len(sources) == 1
         if only_asks and not (single and verdict.errors and verdict.errors[0]["code"] == "malformed"):
             return json_answer(HTTPStatus.OK, {"validate_only": True} | verdict.document())

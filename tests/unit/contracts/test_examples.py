@@ -16,10 +16,13 @@ import pytest
 
 from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache
+from shared.contracts.messages.activity import decode_activity, encode_activity
+from shared.contracts.messages.anomaly import decode_anomaly, encode_anomaly
 from shared.contracts.messages.catalogue import ApiKeyMessage, MeterMessage, decode_catalogue, encode_catalogue, key_of
 from shared.contracts.messages.event import decode_event, encode_event
 from shared.contracts.messages.invoice import decode_invoice, encode_invoice
 from shared.contracts.messages.payment import PaymentMessage, decode_webhook, encode_payment, encode_webhook
+from shared.contracts.messages.process import decode_beat, encode_beat
 from shared.contracts.messages.spool import decode_spool, encode_spool
 from shared.contracts.topics import TOPICS
 from shared.domain.meter import MeterIndex
@@ -33,6 +36,9 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "payments.v1": (msgspec.json.Decoder(PaymentMessage).decode, encode_payment),
     "payments.webhooks.v1": (decode_webhook, encode_webhook),
     "spools.v1": (decode_spool, encode_spool),
+    "ingest.processes.v1": (decode_beat, encode_beat),
+    "keys.activity.v1": (decode_activity, encode_activity),
+    "anomalies.v1": (decode_anomaly, encode_anomaly),
 }
 
 

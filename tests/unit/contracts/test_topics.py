@@ -5,7 +5,16 @@ from __future__ import annotations
 from shared.contracts.topics import DAY_MS, MAX_DEAD_LETTER_BYTES, TOPICS, USAGE_EVENTS, Names, with_dead_letters
 from shared.kafka.topics import configuration
 
-SERVICES = {"ingest", "aggregator", "invoicer", "payments", "receiver", "catalogue", "anyone with the broker's leave"}
+SERVICES = {
+    "ingest",
+    "aggregator",
+    "watch",
+    "invoicer",
+    "payments",
+    "receiver",
+    "catalogue",
+    "anyone with the broker's leave",
+}
 
 
 def test_every_topic_has_an_owner_a_producer_and_a_meaning() -> None:
