@@ -8,8 +8,8 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from shared.catalogue import key_changes, key_store
 from shared.catalogue.key_changes import Change, Rotated
 from shared.catalogue.key_store import NewKey, StoredKey
 from shared.catalogue.keys import MadeKey
+from shared.contracts.messages.activity import DOOR_PREFIX, UNKNOWN
 from shared.contracts.messages.catalogue import Limit
 from shared.contracts.topics import CATALOGUE
 from shared.domain.errors import BrokerAway, DatabaseAway, Usage
@@ -30,6 +31,7 @@ from shared.postgres.migrate import require_current
 from shared.postgres.pool import Connection, Database
 from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
 from shared.runtime.settings import load
+from shared.usage.activity import Activity, Step, read_activity
 
 app = typer.Typer(help="API keys: who may send usage.", no_args_is_help=True)
 
@@ -169,6 +171,35 @@ def revoke(
     rows = [_row(key) | {"outcome": "revoked"} for key in now]
     show([*rows, *(_row(key) | {"outcome": "was revoked before"} for key in before)], output)
     _require_fed(fed)
+
+
+@app.command("activity")
+def activity(
+    target: str = typer.Argument(help="PROJECT/NAME (every key of that name), a key's id, or `unknown`"),
+    since: str = typer.Option("24h", help="how far back: 24h, 7d; kept are 35 days"),
+    output: Output = OutputOption,
+) -> None:
+    """What a key did, per hour (per day beyond two days): events, failed calls, client addresses. Times are UTC."""
+    back = duration(since)
+    step: Step = "hour" if back <= timedelta(days=2) else "day"
+
+    async def work(keys: Keys) -> list[Activity]:
+        async with keys.database.connection() as connection:
+            named = target == UNKNOWN or target.startswith(DOOR_PREFIX)
+            ids = [target] if named else [key.id for key in await key_changes.find(connection, target)]
+            return await read_activity(connection, ids, datetime.now(UTC) - back, step)
+
+    found, _ = wait_for(_with_keys(load(CatalogueSettings), work, feed=False))
+    show([_activity_row(one, output) for one in found], output)
+
+
+def _activity_row(one: Activity, output: Output) -> dict[str, Any]:
+    failed = ", ".join(f"{code} {calls}" for code, calls in sorted(one.failed.items()))
+    row = asdict(one) | {"since": one.since.isoformat(), "last_used": one.last_used.isoformat()}
+    if output is Output.JSON:
+        return row
+    more = "+" if row.pop("addresses_overflow") else ""
+    return row | {"failed": failed, "addresses": f"{one.addresses}{more}"}
 
 
 @app.command("peppers")

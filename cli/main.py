@@ -27,6 +27,7 @@ def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
     from cli import catalogue, db, dev, keys, run, spools, topics
     from cli.demo.command import demo, proof
+    from services.aggregator.commands import app as anomalies
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
@@ -38,6 +39,7 @@ def compose() -> typer.Typer:
     app.add_typer(spools.app, name="spools")
     app.add_typer(db.app, name="db")
     app.add_typer(events, name="events")
+    app.add_typer(anomalies, name="anomalies")
     app.add_typer(invoices, name="invoices")
     app.add_typer(payments, name="payments")
     app.add_typer(dev.app, name="dev")

@@ -1,9 +1,11 @@
-"""Wire the aggregator: database, producer, consumer loop, relay of its dead letters."""
+"""Wire the aggregator: database, producer, consumer loop, relay of its dead letters; beside it, what keys did."""
 
 from __future__ import annotations
 
 import asyncio
 
+from services.aggregator import activity
+from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
 from services.aggregator.settings import AggregatorSettings
 from shared.contracts.topics import USAGE_EVENTS, dead_letter
@@ -27,7 +29,8 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
     try:
         async with database.connection() as connection:
             await require_current(connection)
-        await topics.require(settings, (USAGE_EVENTS, dead_letter(USAGE_EVENTS)))
+        read = (USAGE_EVENTS, *activity.READ)
+        await topics.require(settings, (*read, *map(dead_letter, read)))
         await producer.start()
         group = settings.names.group("aggregator")
         loop = ConsumerLoop(
@@ -43,9 +46,24 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run(process.stop))
             tasks.create_task(relay(settings, database, producer, [rejects], process.stop, role=ROLE))
+            tasks.create_task(_keep_advice(settings, database, producer, process.stop))
+            tasks.create_task(activity.purge(database, process.stop))
     finally:
         await producer.stop()
         await database.close()
+
+
+async def _keep_advice(
+    settings: AggregatorSettings, database: Database, producer: Producer, stop: asyncio.Event
+) -> None:
+    group = settings.names.group("aggregator", "activity")
+    advice = Advice(settings, database, producer, group)
+
+    def loop() -> ConsumerLoop:
+        names = [settings.names.topic(topic) for topic in activity.READ]
+        return ConsumerLoop(settings, group=group, instance=settings.instance, topics=names, handler=advice)
+
+    await activity.keep(advice, loop, stop)
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ log = logging.get(__name__)
 
 @dataclass(slots=True)
 class Live:
-    """The `LiveProcesses` of the limits. `ready` is set once a beat of our own has come back."""
+    """The `LiveProcesses` of the limits. `ready` once a beat of our own has come back, or could not be sent."""
 
     process_id: str
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,6 +73,7 @@ class Live:
             await sender.send([message], SEND_S)
         except BrokerAway as error:
             log.warning("ingest.beat_waits", error=str(error), counted=self.count())
+            self.ready.set()  # nobody can be heard: a door with a catalogue need not wait for that
 
     async def _listen(self, settings: KafkaSettings, stop: asyncio.Event) -> None:
         while not stop.is_set():

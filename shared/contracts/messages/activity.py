@@ -16,6 +16,7 @@ DOOR_PREFIX = "door:"  # before a project: its events over the Kafka door, where
 MOST_ADDRESSES = 64
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class KeyActivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +31,12 @@ class KeyActivity(msgspec.Struct, frozen=True, kw_only=True):
     process_id: str
     project_id: str | None = None
     organisation_id: str | None = None
-    calls: int = 0
-    accepted: int = 0  # events
-    rejected: int = 0  # events
-    failed: dict[str, int] = {}  # calls, by the code of the problem they were answered with
+    calls: Count = 0
+    accepted: Count = 0  # events
+    rejected: Count = 0  # events
+    failed: dict[str, Count] = {}  # calls, by the code of the problem they were answered with
     addresses: tuple[str, ...] = ()
-    address_count: int = 0
+    address_count: Count = 0
     addresses_overflow: bool = False
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Class(StrEnum):
@@ -28,8 +29,8 @@ class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str | None
     organisation_id: str | None
     minute: Instant
-    observed: int
-    usual: int
+    observed: Count
+    usual: Count
     text: str  # one sentence for people
     address: str | None = None  # of a new address, as key activity has it: hashed unless a setting says otherwise
 
