@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from services.ingest import http
 from services.ingest.activity import Activity
@@ -14,11 +15,13 @@ from services.ingest.durable import DurableSender
 from services.ingest.kafka_door import KafkaDoor
 from services.ingest.limits import KeyLimits
 from services.ingest.live import Live
+from services.ingest.receipts import Receipts
 from services.ingest.settings import IngestSettings
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import (
     CATALOGUE,
     INGEST_PROCESSES,
+    INGEST_RECEIPTS,
     KEYS_ACTIVITY,
     USAGE_EVENTS,
     USAGE_RAW,
@@ -38,9 +41,34 @@ from shared.spool.purge import group_positions
 from shared.spool.run import keep
 from shared.spool.store import Spool
 
+NEEDED = (
+    USAGE_EVENTS,
+    USAGE_RAW,
+    dead_letter(USAGE_RAW),
+    CATALOGUE,
+    INGEST_RECEIPTS,
+    INGEST_PROCESSES,
+    KEYS_ACTIVITY,
+)
 JOIN_S = 2.0  # to be heard by the processes that share the limits; while Kafka is away nobody is
 
 log = logging.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ingest:
+    """What this process is made of."""
+
+    settings: IngestSettings
+    process: Process
+    cache: CatalogueCache
+    producer: FastProducer
+    sender: AckedSender  # the producer, behind it the spool if there is one
+    reports: Producer  # dead letters, receipts, activity: never the hot path's
+    spool: Spool | None
+    receipts: Receipts
+    activity: Activity
+    ingest_id: str
 
 
 async def run(settings: IngestSettings, process: Process) -> None:
@@ -51,30 +79,24 @@ async def run(settings: IngestSettings, process: Process) -> None:
         spool = await Spool.open(spool_settings, settings.instance) if spool_settings else None
         if spool is not None:
             opened.push_async_callback(spool.close)
-        producer = FastProducer(settings, f"ingest-{ingest_id}")
+        reports = Producer(settings, f"ingest-{ingest_id}-reports")
+        opened.push_async_callback(reports.stop)
+        receipts = Receipts(ingest_id, settings.names.topic(USAGE_EVENTS))
+        opened.push_async_callback(receipts.finish, reports, settings.names)  # after the last ack
+        producer = FastProducer(settings, f"ingest-{ingest_id}", receipts)
         opened.push_async_callback(producer.stop)
-        dead_letters = Producer(settings, f"ingest-{ingest_id}-dlq")
-        opened.push_async_callback(dead_letters.stop)
         await _start(settings, producer, away_is_fine=spool is not None)
         cache = CatalogueCache(settings.max_stale_s, settings.key_cache)
         addresses = Addresses(settings.peppers, networks(settings.trusted_proxies), settings.addresses)
         activity = Activity(cache, addresses, ingest_id)
-        door = _kafka_door(settings, cache, producer, dead_letters, ingest_id, activity)
-        sender: AckedSender = producer
-        process.health.checks["catalogue"] = cache.check
-        if spool is None:
-            process.health.checks |= {"kafka": producer.check, "door": door.check}
-        else:
-            sender = durable = DurableSender(producer, spool, settings.accept == "spool")
-            process.health.checks["accepting"] = durable.check
-        await _serve(settings, process, cache, sender, door, spool, producer, dead_letters, activity)
+        sender = producer if spool is None else DurableSender(producer, spool, settings.accept == "spool")
+        await _serve(_Ingest(settings, process, cache, producer, sender, reports, spool, receipts, activity, ingest_id))
 
 
 async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fine: bool) -> None:
     """Check topics and connect. With a spool a process may start while Kafka is away."""
     try:
-        needed = (USAGE_EVENTS, USAGE_RAW, dead_letter(USAGE_RAW), CATALOGUE, INGEST_PROCESSES, KEYS_ACTIVITY)
-        await topics.require(settings, needed)
+        await topics.require(settings, NEEDED)
         await producer.start()
     except BrokerAway as away:
         if not away_is_fine:
@@ -82,16 +104,10 @@ async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fi
         log.warning("ingest.started_without_kafka", error=str(away))
 
 
-def _kafka_door(
-    settings: IngestSettings,
-    cache: CatalogueCache,
-    producer: FastProducer,
-    dead_letters: Producer,
-    ingest_id: str,
-    activity: Activity,
-) -> DoorKeeper:
+def _kafka_door(parts: _Ingest) -> DoorKeeper:
+    settings = parts.settings
     group = settings.names.group("ingest", "door")
-    handler = KafkaDoor(settings, cache, producer, dead_letters, ingest_id, group, activity)
+    handler = KafkaDoor(settings, parts.cache, parts.producer, parts.reports, parts.ingest_id, group, parts.activity)
 
     def over(read: Topics) -> ConsumerLoop:
         return ConsumerLoop(
@@ -104,23 +120,16 @@ def _kafka_door(
             commit_positions=True,
         )
 
-    return DoorKeeper(settings, cache, over)
+    return DoorKeeper(settings, parts.cache, over)
 
 
-async def _serve(
-    settings: IngestSettings,
-    process: Process,
-    cache: CatalogueCache,
-    sender: AckedSender,
-    door: DoorKeeper,
-    spool: Spool | None,
-    producer: FastProducer,
-    advice: Producer,  # never the hot path's: what it sends can wait, and may be lost
-    activity: Activity,
-) -> None:
-    live = Live(activity.process_id)
+async def _serve(parts: _Ingest) -> None:
+    settings, stop, cache = parts.settings, parts.process.stop, parts.cache
+    door, live = _kafka_door(parts), Live(parts.ingest_id)
+    _add_checks(parts, door)
+    limits = KeyLimits(cache, live)
     server = HttpServer(
-        http.app(http.Door(settings, cache, sender, activity.process_id, KeyLimits(cache, live), activity)),
+        http.app(http.Door(settings, cache, parts.sender, parts.ingest_id, limits, parts.activity)),
         settings.host,
         settings.http_port,
         "HTTP_PORT",
@@ -128,20 +137,30 @@ async def _serve(
     doors_closed = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(cache.follow(settings, doors_closed))
-        if spool is not None:
+        if parts.spool is not None:
             consumers = group_positions(settings, settings.names.group("aggregator"))
-            tasks.create_task(keep(spool, producer.send, settings.names, consumers, doors_closed))
-        tasks.create_task(live.run(settings, advice, doors_closed))
-        tasks.create_task(activity.run(advice, settings.names, doors_closed))
-        await _either(cache.usable, process.stop, following)
+            tasks.create_task(keep(parts.spool, parts.producer.send, settings.names, consumers, doors_closed))
+        tasks.create_task(live.run(settings, parts.reports, doors_closed))
+        tasks.create_task(parts.activity.run(parts.reports, settings.names, doors_closed))
+        tasks.create_task(parts.receipts.run(parts.reports, settings.names, doors_closed))
+        await _either(cache.usable, stop, following)
         await pause(live.ready, JOIN_S)
         await server.start()
         log.info("ingest.open", http_port=server.port)
-        reading = tasks.create_task(_read_raw(door, cache, process.stop))
-        await process.stop.wait()
+        reading = tasks.create_task(_read_raw(door, cache, stop))
+        await stop.wait()
         await server.stop()
         await reading
         doors_closed.set()  # nothing more is accepted: the spool drains
+
+
+def _add_checks(parts: _Ingest, door: DoorKeeper) -> None:
+    checks = parts.process.health.checks
+    checks["catalogue"] = parts.cache.check
+    if isinstance(parts.sender, DurableSender):
+        checks["accepting"] = parts.sender.check
+    else:
+        checks |= {"kafka": parts.producer.check, "door": door.check}
 
 
 async def _read_raw(door: DoorKeeper, cache: CatalogueCache, stop: asyncio.Event) -> None:

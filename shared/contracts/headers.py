@@ -4,6 +4,8 @@ from __future__ import annotations
 
 CONTENT_TYPE = "content-type"
 CLOUDEVENT_JSON = b"application/cloudevents+json"
+# Id of the spool the record came through on its way; whichever process forwarded it.
+SPOOL = "spool"
 
 # A dead letter keeps the record's own headers and adds these (text in UTF-8).
 DLQ_TOPIC = "dlq.topic"

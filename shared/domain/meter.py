@@ -21,6 +21,7 @@ ZERO, ONE = Decimal(0), Decimal(1)
 MAX_DIGITS = 38
 MAX_SCALE = 18
 MAX_WHOLE_DIGITS = 20
+_BOUND = 10**MAX_WHOLE_DIGITS
 # What Decimal would take besides ("1_000", digits of other scripts, "Infinity") is a slip of the sender.
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 
@@ -45,18 +46,19 @@ class Meter:
         assert self.value_path is not None
         value = data
         for step in self.value_path.split("."):
-            if not isinstance(value, Mapping) or step not in value:
+            if not isinstance(value, dict) or step not in value:
                 raise Rejected("bad_value", f"meter {self.id} needs a number at data.{self.value_path}: it is missing")
             value = value[step]
         return _exact(value, self)
 
 
 def _exact(value: Any, meter: Meter) -> Decimal:
-    where = f"meter {meter.id} needs a number at data.{meter.value_path}"
+    if type(value) is int and -_BOUND < value < _BOUND:  # nearly always
+        return Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
-        raise Rejected("bad_value", f"{where}, not {type(value).__name__}")
+        raise _bad_value(meter, f", not {type(value).__name__}")
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        raise Rejected("bad_value", f"{where}, not the text {value[:40]!r}")
+        raise _bad_value(meter, f", not the text {value[:40]!r}")
     number = Decimal(value)
     if not number:
         return ZERO  # whatever its exponent
@@ -64,8 +66,12 @@ def _exact(value: Any, meter: Meter) -> Decimal:
     assert isinstance(exponent, int)
     # `adjusted`, because arithmetic with an exponent of millions overflows.
     if number.adjusted() >= MAX_WHOLE_DIGITS or -exponent > MAX_SCALE or len(digits) > MAX_DIGITS:
-        raise Rejected("bad_value", f"{where} below 10^20 with at most {MAX_SCALE} decimals")
+        raise _bad_value(meter, f" below 10^20 with at most {MAX_SCALE} decimals")
     return number
+
+
+def _bad_value(meter: Meter, what: str) -> Rejected:
+    return Rejected("bad_value", f"meter {meter.id} needs a number at data.{meter.value_path}{what}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Same promise as `producer.Producer`: idempotent, acks=all, `send` returns once every record is acked. Records
 are handed to librdkafka from the event loop; a thread polls for delivery reports and completes one future per
-call, so a call of a hundred events costs the loop one wake-up.
+call, so a call of a hundred events costs the loop one wake-up. A witness is told of every outcome, also of one
+that comes when the caller waits no more.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as LibrdkafkaProducer
@@ -26,13 +28,21 @@ CHECK_S = 2.0
 # Longer than any caller's own deadline: an outcome that comes later than that is told to nobody, and the
 # producer of the event repeats it with the same identity.
 MESSAGE_TIMEOUT_MS = 30_000
+NO_PLACE = (-1, -1)
+
+
+class Witness(Protocol):
+    """Hears, in the event loop, where the records of each `send` are in the log."""
+
+    def acked(self, messages: Sequence[OutboxMessage], places: Sequence[tuple[int, int]]) -> None:
+        """(partition, offset) of each message, `NO_PLACE` for one whose ack never came."""
 
 
 class FastProducer:
     """One per process; `send` belongs to one event loop."""
 
-    def __init__(self, settings: KafkaSettings, client_id: str) -> None:
-        self._settings, self._client_id = settings, client_id
+    def __init__(self, settings: KafkaSettings, client_id: str, witness: Witness | None = None) -> None:
+        self._settings, self._client_id, self._witness = settings, client_id, witness
         self._producer: LibrdkafkaProducer | None = None
         self._stopping = threading.Event()
         self._poller: threading.Thread | None = None
@@ -77,22 +87,27 @@ class FastProducer:
         Rejected (`too_large`) for a record the broker would never take.
         """
         for message in messages:
-            if len(message.value or b"") > MAX_RECORD_BYTES:
+            if message.value is not None and len(message.value) > MAX_RECORD_BYTES:
                 raise Rejected("too_large", f"a record may have at most {MAX_RECORD_BYTES} bytes")
+        if not messages:
+            return []
         producer = self._ready()
-        reports = _Reports(len(messages), asyncio.get_running_loop())
+        reports = _Reports(messages, asyncio.get_running_loop(), self._witness)
+        produce, headers_of = producer.produce, _HeaderLists()
         try:
             for place, message in enumerate(messages):
-                producer.produce(
+                produce(
                     message.topic,
                     message.value,
                     message.key,
-                    headers=list(message.headers),
-                    on_delivery=reports.of(place),
+                    headers=headers_of[message.headers],
+                    on_delivery=partial(reports.of, place),
                 )
         except BufferError:
+            reports.only(place)
             raise BrokerAway("Kafka takes records slower than they come: the send buffer is full") from None
         except KafkaException as error:
+            reports.only(place)
             raise BrokerAway(f"Kafka: {error.args[0].str()}") from error
         try:
             async with asyncio.timeout(deadline_s):
@@ -123,31 +138,57 @@ class FastProducer:
             producer.poll(POLL_S)
 
 
+class _HeaderLists(dict[tuple[tuple[str, bytes], ...], list[tuple[str, str | bytes | None]]]):
+    """librdkafka's client wants lists; the records of one call nearly always share one."""
+
+    def __missing__(self, headers: tuple[tuple[str, bytes], ...]) -> list[tuple[str, str | bytes | None]]:
+        made = self[headers] = list(headers)
+        return made
+
+
 class _Reports:
-    """Delivery reports of one call: counted down in the polling thread, completed in the event loop."""
+    """Delivery reports of one call: counted in the polling thread, completed in the event loop.
 
-    def __init__(self, expected: int, loop: asyncio.AbstractEventLoop) -> None:
+    `_told` is written by that thread alone and `_expected` by the loop alone; whoever sees them meet completes.
+    """
+
+    __slots__ = ("_completed", "_error", "_expected", "_loop", "_messages", "_places", "_told", "_witness", "done")
+
+    def __init__(
+        self, messages: Sequence[OutboxMessage], loop: asyncio.AbstractEventLoop, witness: Witness | None
+    ) -> None:
         self.done: asyncio.Future[list[tuple[int, int]]] = loop.create_future()
-        self._loop, self._left = loop, expected
-        self._places: list[tuple[int, int]] = [(-1, -1)] * expected
+        self._messages, self._loop, self._witness = messages, loop, witness
+        self._told, self._expected = 0, len(messages)
+        self._places = [NO_PLACE] * len(messages)
         self._error: BrokerAway | Rejected | None = None
-        if expected == 0:
-            self.done.set_result([])
+        self._completed = False
 
-    def of(self, place: int) -> Any:
-        def report(error: KafkaError | None, message: Message) -> None:
-            partition, offset = message.partition(), message.offset()
-            if error is None and partition is not None and offset is not None:
-                self._places[place] = (partition, offset)
-            else:
-                self._error = _meaning(error)
-            self._left -= 1
-            if self._left == 0 and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._complete)
+    def of(self, place: int, error: KafkaError | None, message: Message) -> None:
+        """The report of one record, in the polling thread."""
+        partition, offset = message.partition(), message.offset()
+        if error is None and partition is not None and offset is not None:
+            self._places[place] = (partition, offset)
+        else:
+            self._error = _meaning(error)
+        self._told += 1
+        if self._told == self._expected and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._complete)
 
-        return report
+    def only(self, sent: int) -> None:
+        """The others were never handed over; the caller gets an error and waits for nothing."""
+        self.done.cancel()
+        del self._places[sent:]
+        self._messages, self._expected = self._messages[:sent], sent
+        if self._told == sent:
+            self._complete()
 
     def _complete(self) -> None:
+        if self._completed:
+            return
+        self._completed = True
+        if self._witness is not None:
+            self._witness.acked(self._messages, self._places)
         if self.done.done():
             return  # nobody waits any more
         if self._error is None:

@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
@@ -21,8 +21,7 @@ from shared.postgres.pool import Connection, Database
 from shared.runtime.failpoints import failpoint
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxMessage:
+class OutboxMessage(msgspec.Struct, frozen=True, gc=False):
     """`topic` is the real (prefixed) name. A record that leaves through the outbox without a key gets an empty one."""
 
     topic: str

@@ -1,7 +1,8 @@
 """The forwarder: spool to Kafka, in order, each event until it is acked.
 
     1  read unsent rows, in order of sequence
-    2  send them and await every ack      crash here and later: they are sent again; identity makes it harmless
+    2  send them, each with the spool's id in a header, and await every ack
+                                          crash here and later: they are sent again; identity makes it harmless
     3  mark the rows with (partition, offset) of each event
 
 One slice is in flight at a time, so events of one key keep their order through any failure. Kafka away:
@@ -16,6 +17,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from shared.contracts.headers import SPOOL
 from shared.domain.errors import BrokerAway, Rejected, Retryable
 from shared.observability import logging, names
 from shared.postgres.outbox import OutboxMessage
@@ -52,6 +54,7 @@ class Forwarder:
     ) -> None:
         self._spool, self._send = spool, send
         self._most, self._slice, self._deadline_s = send_events, send_events, deadline_s
+        self._origin = (SPOOL, spool.id.encode())
         self._failures = 0
         self._aside_due = True
         self._last: dict[tuple[str, int], int] = {}  # highest offset acked per (topic, partition)
@@ -119,9 +122,10 @@ class Forwarder:
     async def _try(self, part: Sequence[OutboxMessage]) -> list[Ack]:
         """Send one slice; the ack of each. Raises Retryable (some may be in the log all the same) and Rejected."""
         await failpoint("spool.forward.before_ack")
-        acks = await self._send(part, self._deadline_s)
+        records = [OutboxMessage(one.topic, one.key, one.value, (*one.headers, self._origin)) for one in part]
+        acks = await self._send(records, self._deadline_s)
         if not self._plausible(part, acks):
-            acks = await self._send(part, self._deadline_s)
+            acks = await self._send(records, self._deadline_s)
             if not self._plausible(part, acks) and any(offset < 0 for _, offset in acks):
                 raise BrokerAway("Kafka acknowledged events without telling their offsets")
             # Still smaller than before: the topic itself was made anew. Marking will hold what was acked to the old.

@@ -23,6 +23,7 @@ from shared.contracts.messages.event import decode_event, encode_event
 from shared.contracts.messages.invoice import decode_invoice, encode_invoice
 from shared.contracts.messages.payment import PaymentMessage, decode_webhook, encode_payment, encode_webhook
 from shared.contracts.messages.process import decode_beat, encode_beat
+from shared.contracts.messages.receipt import decode_receipt, encode_receipt
 from shared.contracts.messages.spool import decode_spool, encode_spool
 from shared.contracts.topics import TOPICS
 from shared.domain.meter import MeterIndex
@@ -37,6 +38,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "payments.webhooks.v1": (decode_webhook, encode_webhook),
     "spools.v1": (decode_spool, encode_spool),
     "ingest.processes.v1": (decode_beat, encode_beat),
+    "ingest.receipts.v1": (decode_receipt, encode_receipt),
     "keys.activity.v1": (decode_activity, encode_activity),
     "anomalies.v1": (decode_anomaly, encode_anomaly),
 }
