@@ -134,6 +134,11 @@ async def _serve(parts: _Ingest) -> None:
         settings.http_port,
         "HTTP_PORT",
     )
+
+    async def opened() -> str | None:
+        return None if server.port else "the HTTP door is not open yet"
+
+    parts.process.health.checks["http"] = opened
     doors_closed = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(cache.follow(settings, doors_closed))
