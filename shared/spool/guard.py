@@ -52,6 +52,11 @@ class Guard:
         self._free_bytes -= needed
 
     @property
+    def crowded(self) -> bool:
+        """True above half of what may be used: what the consumers have must make room before callers are refused."""
+        return self.used_bytes > self.settings.shed_bytes // 2
+
+    @property
     def low(self) -> bool:
         """True when the log should be copied at once: its copy needs room that may soon be gone."""
         return self._free() < self.settings.spool_min_free_bytes + LOW_BYTES

@@ -3,7 +3,8 @@
     1  Kafka acked every event in it, and none is set aside
     2  the consuming group's position in Kafka has passed every (topic, partition, offset) of it; that
        position is committed after Postgres, so what it has passed is stored there
-    3  `keep` (7 days) is over since the ack
+    3  `keep` (7 days) is over since the ack, or the spool is crowded: then the oldest go first, down to half of
+       what may be used (a week of an edge's events would otherwise fill it and refuse new ones)
 
 A position that is not known, a topic that was made anew, a group that was rewound: the row is kept
 (places.py). Rows are deleted in slices, and the pages they leave go back to the disk step by step, so that
@@ -30,6 +31,7 @@ Positions = Callable[[], Awaitable[Mapping[tuple[str, int], int]]]
 """Next offset of the consuming group per (topic, partition), never ahead of Postgres; raises BrokerAway."""
 
 SLICE_ROWS = 200
+CROWDED_ROWS = 10  # rows are up to 2 MB: no more goes early than must
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +46,24 @@ async def purge_once(spool: Spool, positions: Positions, now: datetime, keep: ti
     """Purge what may go as of `now`. Raises BrokerAway (nothing is known, so nothing is purged), SpoolRefused."""
     known = await positions()
     held = await spool.observe(known)
-    acked_before = now - (spool.settings.keep if keep is None else keep)
-    events = kept = following = 0
-    while rows := await spool.acked_rows(acked_before, following, SLICE_ROWS):
-        following = rows[-1].first_sequence + 1
-        consumed = [row.first_sequence for row in rows if passed(row.places, row.acked_at_us, known, held)]
-        kept += len(rows) - len(consumed)
-        if consumed:
-            await failpoint("spool.purge.before_delete")
-            events += await spool.delete(consumed, acked_before)
+
+    async def purge(acked_before: datetime, slice_rows: int, go_on: Callable[[], bool]) -> Purged:
+        events = kept = following = 0
+        while go_on() and (rows := await spool.acked_rows(acked_before, following, slice_rows)):
+            following = rows[-1].first_sequence + 1
+            consumed = [row.first_sequence for row in rows if passed(row.places, row.acked_at_us, known, held)]
+            kept += len(rows) - len(consumed)
+            if consumed:
+                await failpoint("spool.purge.before_delete")
+                events += await spool.delete(consumed, acked_before)
+        return Purged(events, kept)
+
+    old = await purge(now - (spool.settings.keep if keep is None else keep), SLICE_ROWS, lambda: True)
+    young = await purge(now, CROWDED_ROWS, lambda: spool.crowded)
     while await spool.give_back():
         pass
-    names.SPOOL_PURGED.inc(events)
-    return Purged(events, kept)
+    names.SPOOL_PURGED.inc(old.events + young.events)
+    return Purged(old.events + young.events, old.kept_rows)
 
 
 def group_positions(settings: KafkaSettings, group: str) -> Positions:

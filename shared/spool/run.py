@@ -7,6 +7,7 @@ that stops empty has said so.
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 from shared.contracts.topics import Names
@@ -20,6 +21,7 @@ from shared.spool.store import Spool
 
 PURGE_EVERY_S = 600.0
 PURGE_AGAIN_S = 30.0  # after a failure
+CROWDED_S = 2.0  # between two looks at the room; while it is short, also between two purges
 REGISTER_AGAIN_S = 1.0
 
 log = logging.get(__name__)
@@ -66,12 +68,20 @@ async def _publish(spool: Spool, send: Send, topics: Names, drained: asyncio.Eve
 
 async def _purge(spool: Spool, positions: Positions, stop: asyncio.Event, every_s: float) -> None:
     while not stop.is_set():
+        wait_s = every_s
         try:
             purged = await purge_once(spool, positions, datetime.now(UTC))
-            log.info("spool.purged", spool=spool.id, events=purged.events, kept_rows=purged.kept_rows)
+            if purged.events or purged.kept_rows:
+                log.info("spool.purged", spool=spool.id, events=purged.events, kept_rows=purged.kept_rows)
         except Retryable as error:
             names.SPOOL_FAILURES.labels("purge").inc()
             log.warning("spool.not_purged", spool=spool.id, error=str(error))
-            await pause(stop, min(every_s, PURGE_AGAIN_S))
-            continue
-        await pause(stop, every_s)
+            wait_s = min(every_s, PURGE_AGAIN_S)
+        await _until_due_or_crowded(spool, stop, wait_s)
+
+
+async def _until_due_or_crowded(spool: Spool, stop: asyncio.Event, wait_s: float) -> None:
+    due = time.monotonic() + wait_s
+    while not await pause(stop, min(CROWDED_S, wait_s)):
+        if spool.crowded or time.monotonic() >= due:
+            return

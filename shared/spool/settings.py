@@ -25,7 +25,9 @@ class SpoolSettings(Settings):
     spool_min_free_bytes: int = Field(
         512 * MIB, ge=0, description="nothing is accepted while the disk has less than this free"
     )
-    spool_keep_days: float = Field(7.0, ge=0, description="days a forwarded event stays after Kafka's ack")
+    spool_keep_days: float = Field(
+        7.0, ge=0, description="days a forwarded event stays after Kafka's ack; shorter while room is short"
+    )
 
     @property
     def shed_bytes(self) -> int:

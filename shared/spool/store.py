@@ -120,6 +120,11 @@ class Spool:
         return self._file.totals.retired_at_us is not None
 
     @property
+    def crowded(self) -> bool:
+        """Room is short: rows that may be purged go before their days are over (purge.py)."""
+        return self._guard.crowded
+
+    @property
     def unsent_events(self) -> int:
         """As of the last commit; `state` is the exact word."""
         return self._file.totals.unsent_events

@@ -42,6 +42,8 @@ class Broker:
     def start(self) -> None:
         """Returns once it answers."""
         before = self._stack
+        if before is not None:
+            before.stop()
         self._stack = Stack.start(self.home, database_url=self.database_url, report=lambda _: None)
         assert before is None or before.addresses == self._stack.addresses
 
@@ -59,13 +61,17 @@ class Broker:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def fill_disk(self, most_bytes: int) -> None:
-        """No file of it may grow beyond this."""
-        limit_files(self.pid, most_bytes)
+    def fill_disk(self, room_bytes: int) -> None:
+        """No segment may grow by more than that. Kafka then gives its only log folder up, and itself.
+
+        Files that exist at their full size (indexes are mapped) are not touched by the limit, so only appends fail.
+        """
+        logs = (self.home / "kafka" / "data").rglob("*.log")
+        limit_files(self.pid, max(log.stat().st_size for log in logs) + room_bytes)
 
     def ended(self) -> bool:
-        """Whether the broker has given up by itself."""
-        return self._running._children[0].exit_code is not None
+        """Killed, or it has given up by itself."""
+        return all(child.exit_code is not None for child in self._running._children)
 
 
 @contextmanager
@@ -78,7 +84,7 @@ def private_broker(database_url: str) -> Iterator[Broker]:
     try:
         yield broker
     finally:
-        if broker._running.pids() and not broker.ended():
+        if not broker.ended():
             broker.resume()
         broker.stop()
         reset(home)

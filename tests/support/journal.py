@@ -7,7 +7,9 @@ stands in windows of its own, and the archive tells for each id how often it was
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +35,7 @@ class Journal:
     key: str = field(repr=False)
     subject: str
     timeout_s: float = 5.0
+    padding_bytes: int = 0  # of each event, such as no compression makes smaller
     sent: dict[str, int] = field(default_factory=dict)
     answered: dict[str, int] = field(default_factory=dict)
     statuses: Counter[int | None] = field(default_factory=Counter)
@@ -47,7 +50,13 @@ class Journal:
         return made
 
     def documents(self, batch: Mapping[str, int], **more: object) -> list[dict[str, object]]:
-        return [event(id, tokens, subject=self.subject, **more) for id, tokens in batch.items()]
+        return [self._document(id, tokens) | more for id, tokens in batch.items()]
+
+    def _document(self, id: str, tokens: int) -> dict[str, object]:
+        """The same for every attempt."""
+        padding = random.Random(id).randbytes(self.padding_bytes * 3 // 4)
+        data = {"tokens": tokens, "padding": base64.b64encode(padding).decode()}
+        return event(id, tokens, subject=self.subject, data=data)
 
     async def post(self, client: httpx2.AsyncClient, batch: Mapping[str, int]) -> int | None:
         """One attempt."""

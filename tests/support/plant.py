@@ -53,8 +53,8 @@ class Plant:
     def spool(self, name: str) -> Path:
         return self.home / f"{name}.sqlite3"
 
-    def journal(self, subject: str, pod: Pod) -> Journal:
-        return Journal(pod.url, self.key, subject)
+    def journal(self, subject: str, pod: Pod, **more: Any) -> Journal:
+        return Journal(pod.url, self.key, subject, **more)
 
     async def kill_held(self, point: str) -> Pod:
         """SIGKILL the pod that is held at the armed point; returns it, not started again."""
@@ -94,7 +94,7 @@ class Plant:
                 "SELECT partition, next_offset FROM messaging.consumer_offset WHERE consumer_group = %s AND topic = %s",
                 (self.parts.kafka.names.group("aggregator"), self.parts.kafka.names.topic(USAGE_EVENTS)),
             ).fetchall()
-        applied = dict(rows)
+        applied: dict[int, int] = dict(rows)
         found = await ends(self.parts)
         return {number: end - applied.get(number, 0) for number, end in found.items() if end > applied.get(number, 0)}
 

@@ -169,3 +169,19 @@ async def test_positions_are_what_the_group_has_committed_to_kafka_and_nothing_e
     await consumer.commit({TopicPartition(topic, 2): 7})
     await consumer.stop()
     assert await eventually(read) == {(topic, 2): 7}
+
+
+async def test_a_crowded_spool_gives_up_its_oldest_consumed_rows_before_their_days_are_over(tmp_path: Path) -> None:
+    """An edge whose week of events is more than its cap must go on accepting."""
+    spool, log = await registered(settings(tmp_path, spool_cap_bytes=4 * 1024 * 1024)), MemoryLog()
+    for call in range(25):
+        await spool.append(messages(call * 10, 10, size=10_000))
+    assert spool.crowded
+    assert await purge(spool, {}, timedelta(0)) == Purged(0, 0)  # nothing of it is in Kafka
+    await forward_all(spool, log)
+    assert await purge(spool, {(TOPIC, 1): 0}, timedelta(0)) == Purged(0, 0)  # nor consumed
+    purged = await purge(spool, log.positions(), timedelta(0))
+    assert 0 < purged.events < 250
+    assert not spool.crowded
+    assert (await rows_left(spool))[-1] == 241
+    await spool.close()

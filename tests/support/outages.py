@@ -1,0 +1,62 @@
+"""What may become of a broker, and how it comes back: the same for the short runs and the long ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from tests.support.broker import Broker
+from tests.support.plant import Plant
+from tests.support.waiting import eventually
+
+Outage = Callable[[Broker], Awaitable[None]]
+
+
+async def killed(broker: Broker) -> None:
+    await asyncio.to_thread(broker.kill)
+
+
+async def frozen(broker: Broker) -> None:
+    """Connections stand and nothing is answered."""
+    broker.pause()
+
+
+async def disk_full(broker: Broker) -> None:
+    """Its log cannot grow any more; returns once the broker has ended over it. Needs load."""
+    broker.fill_disk(16 * 1024)
+
+    async def ended() -> bool:
+        return broker.ended()
+
+    await eventually(ended)
+
+
+async def back(broker: Broker) -> None:
+    """Whatever was done to it."""
+    if broker.ended():
+        await asyncio.to_thread(broker.start)
+    else:
+        broker.resume()
+
+
+async def outage(
+    plant: Plant, broker: Broker, name: str, begin: Outage, length_s: float
+) -> dict[str, Counter[int | None]]:
+    """Load on both ways of accepting, before, during and after; returns what was answered meanwhile, by pod.
+
+    Everything is settled at the end: nothing answered is missing, nothing is counted twice.
+    """
+    journals = {pod: plant.journal(f"{name}-{pod}", plant.pods[pod]) for pod in ("plain", "spooling")}
+    async with journals["plain"].load(), journals["spooling"].load():
+        for journal in journals.values():
+            await journal.more()
+        await begin(broker)
+        before = {pod: journal.statuses.copy() for pod, journal in journals.items()}
+        await asyncio.sleep(length_s)  # how long it lasts is what is tested, not something that is waited for
+        during = {pod: journal.statuses - before[pod] for pod, journal in journals.items()}
+        await back(broker)
+        for journal in journals.values():
+            await journal.more()
+    await plant.settled(*journals.values(), deadline_s=60)
+    return during
