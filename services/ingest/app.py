@@ -50,6 +50,7 @@ NEEDED = (
     INGEST_PROCESSES,
     KEYS_ACTIVITY,
 )
+CLOSE_S = 3.0  # of the 25 s a process has to stop
 JOIN_S = 2.0  # to be heard by the processes that share the limits; while Kafka is away nobody is
 
 log = logging.get(__name__)
@@ -96,8 +97,8 @@ async def run(settings: IngestSettings, process: Process) -> None:
 async def _start(settings: IngestSettings, producer: FastProducer, *, away_is_fine: bool) -> None:
     """Check topics and connect. With a spool a process may start while Kafka is away."""
     try:
+        await producer.start()  # first: without an answer it is there all the same, and connects once there is one
         await topics.require(settings, NEEDED)
-        await producer.start()
     except BrokerAway as away:
         if not away_is_fine:
             raise
@@ -141,7 +142,7 @@ async def _serve(parts: _Ingest) -> None:
     parts.process.health.checks["http"] = opened
     doors_closed = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(cache.follow(settings, doors_closed))
+        following = tasks.create_task(cache.follow(settings, doors_closed), name="catalogue")
         if parts.spool is not None:
             consumers = group_positions(settings, settings.names.group("aggregator"))
             tasks.create_task(keep(parts.spool, parts.producer.send, settings.names, consumers, doors_closed))
@@ -152,11 +153,20 @@ async def _serve(parts: _Ingest) -> None:
         await pause(live.ready, JOIN_S)
         await server.start()
         log.info("ingest.open", http_port=server.port)
-        reading = tasks.create_task(_read_raw(door, cache, stop))
+        reading = tasks.create_task(_read_raw(door, cache, stop), name="Kafka door")
         await stop.wait()
         await server.stop()
-        await reading
+        await _within(CLOSE_S, reading)
         doors_closed.set()  # nothing more is accepted: the spool drains
+        await _within(CLOSE_S, following)
+
+
+async def _within(seconds: float, *closing: asyncio.Task[None]) -> None:
+    """Cancel what does not end: a client in a call to a Kafka that hangs. What it had is not committed."""
+    _, hanging = await asyncio.wait(closing, timeout=seconds)
+    for task in hanging:
+        log.warning("ingest.cut_short", task=task.get_name(), after_s=seconds)
+        task.cancel()
 
 
 def _add_checks(parts: _Ingest, door: DoorKeeper) -> None:

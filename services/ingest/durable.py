@@ -60,9 +60,7 @@ class DurableSender:
         return []
 
     async def check(self) -> str | None:
-        """Readiness: None while either of the two takes events."""
-        if self.breaker.closed and not self.always_spool:
-            return None
-        if self.spool.registered_topic is None:
+        """Readiness: None once the spool takes events, whatever becomes of Kafka."""
+        if self.spool.registered_topic is None:  # also while Kafka answers: "yes" must not depend on that for long
             return "the spool is not registered in Kafka yet"
         return None

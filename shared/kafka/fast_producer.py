@@ -1,16 +1,16 @@
 """The producer of the hot path: librdkafka, twice as fast as aiokafka at one record per event.
 
 Same promise as `producer.Producer`: idempotent, acks=all, `send` returns once every record is acked. Records
-are handed to librdkafka from the event loop; a thread polls for delivery reports and completes one future per
-call, so a call of a hundred events costs the loop one wake-up. A witness is told of every outcome, also of one
-that comes when the caller waits no more.
+are handed to librdkafka from the event loop, and the loop asks it each millisecond for delivery reports while some
+are awaited: a thread for that would fight the loop for the interpreter and wake it for every call. A witness is told
+of every outcome, also of one that comes when the caller waits no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -23,8 +23,10 @@ from shared.kafka.producer import ACK_DEADLINE_S, MAX_RECORD_BYTES
 from shared.postgres.outbox import OutboxMessage
 from shared.runtime.settings import KafkaSettings
 
-POLL_S = 0.05
+POLL_S = 0.001
+IDLE_S = 0.1  # errors and log lines of librdkafka come the same way
 CHECK_S = 2.0
+FLUSH_S = 3.0  # nobody waits any more: `send` has told every caller what became of its records
 # Longer than any caller's own deadline: an outcome that comes later than that is told to nobody, and the
 # producer of the event repeats it with the same identity.
 MESSAGE_TIMEOUT_MS = 30_000
@@ -39,39 +41,38 @@ class Witness(Protocol):
 
 
 class FastProducer:
-    """One per process; `send` belongs to one event loop."""
+    """One per process; belongs to one event loop."""
 
     def __init__(self, settings: KafkaSettings, client_id: str, witness: Witness | None = None) -> None:
         self._settings, self._client_id, self._witness = settings, client_id, witness
         self._producer: LibrdkafkaProducer | None = None
-        self._stopping = threading.Event()
-        self._poller: threading.Thread | None = None
+        self._replaced: list[LibrdkafkaProducer] = []  # reports of theirs are still awaited
         self._in_doubt = False  # librdkafka met a fatal error: its sequence numbers are lost
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = True
 
     async def start(self) -> None:
         """Raises BrokerAway when no broker answers; the producer is usable all the same, once one does."""
         self._producer = self._make()
-        self._poller = threading.Thread(target=self._poll, name="delivery reports", daemon=True)
-        self._poller.start()
+        self._serve_reports()
         problem = await self.check()
         if problem is not None:
             raise BrokerAway(f"Kafka at {self._settings.kafka_bootstrap_servers}: {problem}")
 
     async def stop(self) -> None:
-        """Flush what is in flight and end the thread."""
-        if self._producer is not None:
-            await asyncio.to_thread(self._producer.flush, 10.0)
-        self._stopping.set()
-        if self._poller is not None:
-            await asyncio.to_thread(self._poller.join, 5.0)
-        self._producer = None
+        """Wait a little for what is in flight."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                while any(map(len, self._producers())):
+                    await asyncio.sleep(POLL_S)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._producer, self._replaced = None, []
 
     async def check(self) -> str | None:
         """Readiness: None while a broker answers."""
         if self._producer is None:
             return "Kafka: the producer is not started"
-        if self._poller is not None and not self._poller.is_alive():
-            return "Kafka: the thread of delivery reports has ended"
         try:
             await asyncio.to_thread(self._producer.list_topics, None, CHECK_S)
         except KafkaException as error:
@@ -92,7 +93,8 @@ class FastProducer:
         if not messages:
             return []
         producer = self._ready()
-        reports = _Reports(messages, asyncio.get_running_loop(), self._witness)
+        loop = asyncio.get_running_loop()
+        reports = _Reports(messages, loop.create_future(), self._witness)
         produce, headers_of = producer.produce, _HeaderLists()
         try:
             for place, message in enumerate(messages):
@@ -109,19 +111,24 @@ class FastProducer:
         except KafkaException as error:
             reports.only(place)
             raise BrokerAway(f"Kafka: {error.args[0].str()}") from error
+        self._expect_reports(loop)
+        expiry = loop.call_later(deadline_s, reports.expire, deadline_s)
         try:
-            async with asyncio.timeout(deadline_s):
-                return await reports.done
-        except TimeoutError:
-            raise BrokerAway(f"Kafka did not acknowledge within {deadline_s:g} s") from None
+            return await reports.done
+        finally:
+            expiry.cancel()
 
     def _ready(self) -> LibrdkafkaProducer:
         if self._producer is None:
             raise BrokerAway("Kafka: the producer is not started")
         if self._in_doubt:
             self._in_doubt = False
+            self._replaced.append(self._producer)
             self._producer = self._make()
         return self._producer
+
+    def _producers(self) -> list[LibrdkafkaProducer]:
+        return self._replaced if self._producer is None else [*self._replaced, self._producer]
 
     def _make(self) -> LibrdkafkaProducer:
         return LibrdkafkaProducer(_configuration(self._settings, self._client_id) | {"error_cb": self._on_error})
@@ -130,12 +137,20 @@ class FastProducer:
         if error.fatal():
             self._in_doubt = True
 
-    def _poll(self) -> None:
-        while not self._stopping.is_set():
-            producer = self._producer
-            if producer is None:
-                return
-            producer.poll(POLL_S)
+    def _expect_reports(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._idle and self._timer is not None:
+            self._timer.cancel()
+            self._idle, self._timer = False, loop.call_later(POLL_S, self._serve_reports)
+
+    def _serve_reports(self) -> None:
+        """Complete the calls whose reports have come; soon again while others are awaited."""
+        try:
+            for producer in self._producers():
+                producer.poll(0)
+        finally:
+            self._replaced = [producer for producer in self._replaced if len(producer)]
+            self._idle = not any(map(len, self._producers()))
+            self._timer = asyncio.get_running_loop().call_later(IDLE_S if self._idle else POLL_S, self._serve_reports)
 
 
 class _HeaderLists(dict[tuple[tuple[str, bytes], ...], list[tuple[str, str | bytes | None]]]):
@@ -147,46 +162,41 @@ class _HeaderLists(dict[tuple[tuple[str, bytes], ...], list[tuple[str, str | byt
 
 
 class _Reports:
-    """Delivery reports of one call: counted in the polling thread, completed in the event loop.
+    """Delivery reports of one call, counted down."""
 
-    `_told` is written by that thread alone and `_expected` by the loop alone; whoever sees them meet completes.
-    """
-
-    __slots__ = ("_completed", "_error", "_expected", "_loop", "_messages", "_places", "_told", "_witness", "done")
+    __slots__ = ("_error", "_left", "_messages", "_places", "_witness", "done")
 
     def __init__(
-        self, messages: Sequence[OutboxMessage], loop: asyncio.AbstractEventLoop, witness: Witness | None
+        self, messages: Sequence[OutboxMessage], done: asyncio.Future[list[tuple[int, int]]], witness: Witness | None
     ) -> None:
-        self.done: asyncio.Future[list[tuple[int, int]]] = loop.create_future()
-        self._messages, self._loop, self._witness = messages, loop, witness
-        self._told, self._expected = 0, len(messages)
+        self.done, self._messages, self._witness = done, messages, witness
+        self._left = len(messages)
         self._places = [NO_PLACE] * len(messages)
         self._error: BrokerAway | Rejected | None = None
-        self._completed = False
 
     def of(self, place: int, error: KafkaError | None, message: Message) -> None:
-        """The report of one record, in the polling thread."""
+        """The report of one record."""
         partition, offset = message.partition(), message.offset()
         if error is None and partition is not None and offset is not None:
             self._places[place] = (partition, offset)
         else:
             self._error = _meaning(error)
-        self._told += 1
-        if self._told == self._expected and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._complete)
+        self._left -= 1
+        if not self._left:
+            self._complete()
 
     def only(self, sent: int) -> None:
         """The others were never handed over; the caller gets an error and waits for nothing."""
         self.done.cancel()
+        self._left -= len(self._messages) - sent
         del self._places[sent:]
-        self._messages, self._expected = self._messages[:sent], sent
-        if self._told == sent:
-            self._complete()
+        self._messages = self._messages[:sent]
+
+    def expire(self, deadline_s: float) -> None:
+        if not self.done.done():
+            self.done.set_exception(BrokerAway(f"Kafka did not acknowledge within {deadline_s:g} s"))
 
     def _complete(self) -> None:
-        if self._completed:
-            return
-        self._completed = True
         if self._witness is not None:
             self._witness.acked(self._messages, self._places)
         if self.done.done():

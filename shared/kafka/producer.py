@@ -21,6 +21,7 @@ from shared.postgres.outbox import OutboxMessage
 from shared.runtime.settings import KafkaSettings
 
 ACK_DEADLINE_S = 10.0
+STOP_S = 3.0  # nobody waits any more: `send` has told every caller what became of its records
 MAX_RECORD_BYTES = 1_000_000  # the broker's default message.max.bytes, less its own framing
 
 log = logging.get(__name__)
@@ -51,7 +52,7 @@ class Producer:
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(producer.stop(), ACK_DEADLINE_S)
+                await asyncio.wait_for(producer.stop(), STOP_S)
 
     async def check(self) -> str | None:
         """Readiness: None while a producer is connected."""

@@ -34,6 +34,7 @@ Send = Callable[[Sequence[OutboxMessage], float], Awaitable[list[Ack]]]
 SEND_EVENTS = 5_000
 SEND_DEADLINE_S = 10.0
 DRAIN_DEADLINE_S = 15.0  # of the 25 s a process has: the HTTP server and the last statement come around it
+DRAIN_SILENCE_S = 5.0  # a Kafka that has acked nothing for so long is away: what is left waits for the next start
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0  # one small request by one process: no reason to leave a returned Kafka unused for longer
 
@@ -59,8 +60,9 @@ class Forwarder:
         self._aside_due = True
         self._last: dict[tuple[str, int], int] = {}  # highest offset acked per (topic, partition)
 
-    async def run(self, stop: asyncio.Event, drain_s: float = DRAIN_DEADLINE_S) -> None:
-        """Forward until `stop` is set, then what is left, for at most `drain_s`.
+    async def run(self, stop: asyncio.Event, drain_s: float = DRAIN_DEADLINE_S, silence_s: float | None = None) -> None:
+        """Forward until `stop` is set, then what is left, for at most `drain_s`, or until nothing gets through for
+        `silence_s`.
 
         Raises SpoolBroken. What is unsent at the end stays for the next start.
         """
@@ -69,7 +71,7 @@ class Forwarder:
             stopping = asyncio.ensure_future(stop.wait())
             try:
                 await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({work}, timeout=drain_s)
+                await self._drained(work, drain_s, drain_s if silence_s is None else silence_s)
                 if work.done():
                     work.result()
                 else:
@@ -78,6 +80,14 @@ class Forwarder:
                 for task in (work, stopping):
                     task.cancel()
                 await asyncio.wait({work, stopping})
+
+    async def _drained(self, work: asyncio.Future[None], drain_s: float, silence_s: float) -> None:
+        """Returns when it is, or time is over."""
+        loop = asyncio.get_running_loop()
+        end, sent_below = loop.time() + drain_s, -1
+        while not work.done() and loop.time() < end and self._spool.sent_below > sent_below:
+            sent_below = self._spool.sent_below
+            await asyncio.wait({work}, timeout=min(silence_s, end - loop.time()))
 
     async def _forward_until(self, stop: asyncio.Event) -> None:
         while True:

@@ -26,6 +26,7 @@ STATEMENT_S = 2.0  # between two while something changes
 # Also without change: a close waits for a statement that is younger than its cut-off.
 SILENCE_S = 3.0
 SEND_DEADLINE_S = 5.0
+LAST_DEADLINE_S = 2.0  # of a process that ends
 
 log = logging.get(__name__)
 
@@ -65,16 +66,16 @@ class Publisher:
         while not stop.is_set():
             await self.publish()
             await self._wait(stop)
-        await self.publish()
+        await self.publish(LAST_DEADLINE_S)
 
-    async def publish(self) -> bool:
+    async def publish(self, deadline_s: float = SEND_DEADLINE_S) -> bool:
         """Say how far the spool is, if that is news; True when Kafka has it, or had it."""
         self._spool.emptied.clear()
         state = await self._spool.state()
         if not self._is_news(state):
             return True
         try:
-            await _send(state, self._send, self._topic)
+            await _send(state, self._send, self._topic, deadline_s)
         except Retryable as error:
             names.SPOOL_FAILURES.labels("publish").inc()
             log.warning("spool.statement_not_sent", spool=self._spool.id, error=str(error))
@@ -98,5 +99,5 @@ class Publisher:
                 wait.cancel()
 
 
-async def _send(state: SpoolState, send: Send, topic: str) -> None:
-    await send([OutboxMessage(topic, state.spool_id.encode(), encode_spool(state))], SEND_DEADLINE_S)
+async def _send(state: SpoolState, send: Send, topic: str, deadline_s: float = SEND_DEADLINE_S) -> None:
+    await send([OutboxMessage(topic, state.spool_id.encode(), encode_spool(state))], deadline_s)

@@ -14,7 +14,7 @@ from shared.contracts.topics import Names
 from shared.domain.errors import Retryable
 from shared.observability import logging, names
 from shared.runtime.pause import pause
-from shared.spool.forward import DRAIN_DEADLINE_S, Forwarder, Send
+from shared.spool.forward import DRAIN_DEADLINE_S, DRAIN_SILENCE_S, Forwarder, Send
 from shared.spool.purge import Positions, purge_once
 from shared.spool.registry import Publisher, register
 from shared.spool.store import Spool
@@ -47,11 +47,13 @@ async def keep(
     async with asyncio.TaskGroup() as group:
         group.create_task(_forward(spool, send, stop, drained, drain_s))
         group.create_task(_publish(spool, send, topics, drained))
-        group.create_task(_purge(spool, positions, stop, purge_every_s))
+        purging = group.create_task(_purge(spool, positions, stop, purge_every_s))
+        await drained.wait()
+        purging.cancel()  # it may wait for a Kafka that hangs; a purge that is cut goes on at the next start
 
 
 async def _forward(spool: Spool, send: Send, stop: asyncio.Event, drained: asyncio.Event, drain_s: float) -> None:
-    await Forwarder(spool, send).run(stop, drain_s)
+    await Forwarder(spool, send).run(stop, drain_s, DRAIN_SILENCE_S)
     drained.set()
 
 

@@ -1,23 +1,19 @@
-"""With a spool behind it, ingest says "yes" while Kafka is away, and everything is counted once it is back."""
+"""An edge accepts into its spool first; what it holds arrives, at the latest when it stops.
+
+What happens while Kafka is away: tests/integration/faults.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from devstack.stack import Stack, reset
 from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import Misconfigured
-from shared.kafka import topics
 from tests.conftest import Parts
 from tests.support.catalogue import apply_document
 from tests.support.kafka import read_topic
@@ -78,51 +74,3 @@ def test_spool_first_without_a_spool_is_a_mistake_of_the_settings(parts: Parts, 
     wrong = parts.env | {"INGEST_ACCEPT": "spool"}
     with pytest.raises(Misconfigured, match="SPOOL_PATH"), services(tmp_path, wrong, "ingest"):
         pass
-
-
-@pytest.fixture
-def broker(parts: Parts) -> Iterator[tuple[Parts, Path]]:
-    """A Kafka of the test's own, to be stopped and started."""
-    home = Path(tempfile.mkdtemp(prefix="khata-broker-"))
-    home.chmod(0o755)
-    with Stack.start(home, database_url=parts.database_url) as stack:
-        own = Parts(parts.database_url, stack.addresses.kafka_bootstrap, parts.prefix)
-        asyncio.run(topics.apply(own.kafka, dev=True))
-    yield own, home
-    reset(home)
-
-
-@pytest.mark.timeout(120)
-async def test_a_broker_that_is_away_is_not_noticed_by_producers_and_nothing_is_lost(
-    broker: tuple[Parts, Path], tmp_path: Path
-) -> None:
-    own, home = broker
-    env = own.env | {
-        "SPOOL_PATH": str(tmp_path / "spool.sqlite3"),
-        "SPOOL_MIN_FREE_BYTES": "0",
-        "INGEST_ACK_DEADLINE_S": "1",
-    }
-    stack = await asyncio.to_thread(_start, home, own)
-    keys = (await apply_document(own)).secrets
-    with services(tmp_path, env, "ingest") as running:
-        key = keys["acme-app/first"]
-        assert await send(running, key, 0, 10) == 202
-        await asyncio.to_thread(stack.stop)
-        statuses = [await send(running, key, 10 + call * 10, 10) for call in range(20)]
-        assert statuses == [202] * 20
-        pid = running.supervisor.pid("ingest")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)  # what was accepted is on the disk
-        stack = await asyncio.to_thread(_start, home, own)
-        try:
-            found = await eventually(lambda: ids_in_the_log(own), lambda ids: len(set(ids)) >= 210, 60)
-            assert sorted(map(int, set(found))) == list(range(210))
-        finally:
-            await asyncio.to_thread(running.supervisor.stop)
-            await asyncio.to_thread(stack.stop)
-
-
-def _start(home: Path, own: Parts) -> Stack:
-    stack = Stack.start(home, database_url=own.database_url)
-    assert stack.addresses.kafka_bootstrap == own.bootstrap
-    return stack

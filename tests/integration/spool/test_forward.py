@@ -218,3 +218,22 @@ def _value(of):  # type: ignore[no-untyped-def]
         return of()
 
     return probe
+
+
+async def test_a_drain_ends_when_nothing_gets_through_any_more_and_goes_on_while_something_does(tmp_path: Path) -> None:
+    spool = await registered(settings(tmp_path))
+    for call in range(4):
+        await spool.append(messages(call * 10, 10))
+    stop, log = asyncio.Event(), MemoryLog()
+    stop.set()
+
+    async def slow_then_silent(part: Sequence[OutboxMessage], deadline_s: float) -> list[tuple[int, int]]:
+        await asyncio.sleep(0.2 if len(log.numbers()) < 20 else 3600)
+        return await log.send(part, deadline_s)
+
+    began = asyncio.get_running_loop().time()
+    await Forwarder(spool, slow_then_silent, send_events=10).run(stop, drain_s=60, silence_s=0.3)
+    assert asyncio.get_running_loop().time() - began < 30
+    assert log.numbers() == list(range(20))
+    assert await unsent_numbers(spool) == list(range(20, 40))
+    await spool.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.contracts.headers import SPOOL
 from shared.contracts.topics import USAGE_EVENTS
 from shared.kafka.producer import Producer
 from shared.runtime import failpoints
@@ -111,7 +112,7 @@ async def test_killed_while_forwarding_every_event_reaches_kafka_and_is_marked_o
         at = {(r.topic, r.partition, r.offset): r for r in records}
         marked = [place for _, places in await spool.places(0) for place in places]
         assert [at[place].value for place in marked if place] == [m.value for m in messages(0, 100)]
-        assert {(r.key, tuple(r.headers)) for r in records} == {(b"p/alice", (("h", b"1"),))}
+        assert {(r.key, tuple(r.headers)) for r in records} == {(b"p/alice", (("h", b"1"), (SPOOL, spool.id.encode())))}
 
 
 @pytest.mark.failpoints("spool.purge.before_delete")
