@@ -8,10 +8,13 @@ from collections.abc import Callable
 
 import typer
 
+from shared.runtime.service import EXIT_CONFIGURATION
+
 # Where each service is wired; imported only when it is run, so a process carries only its own libraries.
 SERVICES = {
     "ingest": "services.ingest.app",
     "aggregator": "services.aggregator.app",
+    "watch": "services.aggregator.watch.app",
     "invoicer": "services.invoicer.app",
     "receiver": "services.payments.receiver_app",
     "payments": "services.payments.app",
@@ -26,7 +29,13 @@ def run_service(name: str) -> int:
     if name not in SERVICES:
         print(f"khata run: there is no service {name!r}; choose {', '.join(SERVICES)}", file=sys.stderr)
         return 2
-    main: Callable[[], int | None] = importlib.import_module(SERVICES[name]).main
+    try:
+        main: Callable[[], int | None] = importlib.import_module(SERVICES[name]).main
+    except ModuleNotFoundError as error:
+        if error.name != "faust":
+            raise
+        print("khata run watch: Faust is not installed: install khata[watch]", file=sys.stderr)
+        return EXIT_CONFIGURATION
     return main() or 0
 
 

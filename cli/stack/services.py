@@ -16,7 +16,7 @@ from devstack.supervisor import ServiceSpec
 RAZORPAY_KEY_ID = "rzp_test_khatasandbox1"
 RAZORPAY_ACCOUNT_ID = "acc_KhataSandbox01"
 # Sandbox and receiver first: the others call them.
-ORDER = ("sandbox", "receiver", "ingest", "aggregator", "invoicer", "payments")
+ORDER = ("sandbox", "receiver", "ingest", "aggregator", "watch", "invoicer", "payments")
 KILLABLE = ("receiver", "ingest", "aggregator", "invoicer", "payments")
 _HTTP = ("sandbox", "receiver", "ingest")
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.aggregator.watch.state import decode_state, encode_state
 from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.messages.activity import decode_activity, encode_activity
@@ -40,6 +41,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "ingest.processes.v1": (decode_beat, encode_beat),
     "ingest.receipts.v1": (decode_receipt, encode_receipt),
     "keys.activity.v1": (decode_activity, encode_activity),
+    "watch.state.v1": (decode_state, encode_state),
     "anomalies.v1": (decode_anomaly, encode_anomaly),
 }
 

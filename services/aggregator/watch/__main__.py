@@ -1,0 +1,3 @@
+from services.aggregator.watch.app import main
+
+raise SystemExit(main())
