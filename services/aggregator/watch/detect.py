@@ -139,7 +139,7 @@ def _sent(state: KeyState, minute: int) -> KeyState:
     today = minute // DAY
     longest = {day: each for day, each in state.longest_gap.items() if day > today - REMEMBERED_DAYS}
     longest[today] = max(gap, longest.get(today, 0))
-    lasting = state.lasting - {Class.SILENT}
+    lasting = _without(state, Class.SILENT)
     return replace(state, last=minute, gaps=(*state.gaps[1 - SAMPLES :], gap), longest_gap=longest, lasting=lasting)
 
 
@@ -162,11 +162,15 @@ def _silence(state: KeyState, key_id: str, now: int) -> Found:
 def _tell(state: KeyState, found: Anomaly, minute: int, unusual: bool, findings: list[Anomaly]) -> KeyState:
     """Add the finding unless what it tells of goes on since the minute before, or was told within the hour."""
     if not unusual:
-        return replace(state, lasting=state.lasting - {found.found})
+        return replace(state, lasting=_without(state, found.found))
     if found.found not in state.lasting and minute - state.told.get(found.found, -DAY) >= AGAIN_MINUTES:
         findings.append(found)
         state = replace(state, told=state.told | {found.found.value: minute})
-    return replace(state, lasting=state.lasting | {found.found})
+    return replace(state, lasting=(*_without(state, found.found), found.found))
+
+
+def _without(state: KeyState, over: Class) -> tuple[Class, ...]:
+    return tuple(each for each in state.lasting if each is not over)
 
 
 def _finding(

@@ -31,16 +31,15 @@ class KeyState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failing: float = 0.0  # failed calls a minute, as a moving average
     addresses: dict[str, int] = {}  # the day of their last use
     schemes: dict[str, int] = {}  # how addresses are told (clear, a pepper's id): the minute of the first
-    lasting: frozenset[Class] = frozenset()  # told, and not over yet
+    lasting: tuple[Class, ...] = ()  # told, and not over yet
     told: dict[str, int] = {}  # by class: the minute of the last finding
 
 
-_encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(KeyState, strict=False)  # keys of JSON objects are texts
 
 
 def encode_state(state: KeyState) -> bytes:
-    return _encoder.encode(state)
+    return msgspec.json.encode(state)
 
 
 def decode_state(value: bytes | None) -> KeyState:
