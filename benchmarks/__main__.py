@@ -1,4 +1,4 @@
-"""`make bench`: run every benchmark and print one table. Exit 1 when a total is wrong."""
+"""`make bench`: measure, and print one table a part. Exit 1 when a total is wrong."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import aggregator, ingest
+from benchmarks.figure import table
 from benchmarks.stack import bench_stack
+
+PARTS = {"ingest": ingest.measure, "aggregator": aggregator.measure}
+TITLE = "Two cores hold Kafka, PostgreSQL, Khata and the load"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000)
-    arguments = parser.parse_args()
-    home = Path(mkdtemp(prefix="khata-bench-"))
-    home.chmod(0o755)
-    with bench_stack(home) as parts:
-        figures = [*ingest.measure(parts, arguments.events), *aggregator.measure(parts, arguments.events)]
-    table = Table(title="Two cores hold Kafka, PostgreSQL, Khata and the load", title_justify="left")
-    for name in ("what", "events/s", "limit of this run", "limit events/s", "ratio"):
-        table.add_column(name, justify="left" if name in ("what", "limit of this run") else "right")
-    for figure in figures:
-        table.add_row(
-            figure.what,
-            f"{figure.rate:,.0f}",
-            figure.limit,
-            f"{figure.limit_rate:,.0f}",
-            f"{figure.rate / figure.limit_rate:.2f}",
-        )
-    Console().print(table)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    chosen = parser.parse_args().parts or list(PARTS)
+    console = Console()
+    for name in chosen:
+        home = Path(mkdtemp(prefix="khata-bench-"))
+        home.chmod(0o755)
+        with bench_stack(home) as parts, console.status(name) as status:
+            figures = PARTS[name](parts, status.update)
+        console.print(table(f"{name}: {TITLE}", figures))
 
 
 main()

@@ -1,43 +1,63 @@
 """The aggregator: from a full log to windows, totals asserted; the limit is a plain COPY of the same events.
 
-Events already in the log are applied by one process; the clock runs from its first to its last batch.
+Events that ingest's own code has stamped and sent are applied by one process; the clock runs from its first to its
+last batch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import psycopg
 
-from benchmarks.ingest import event, log_end
-from benchmarks.stack import BenchParts, Figure
-from devstack.home import Home
-from devstack.supervisor import ServiceSpec, Supervisor
+from benchmarks.catalogue import PROJECT, apply_bench_catalogue
+from benchmarks.figure import Figure
+from benchmarks.ingest.events import event
+from benchmarks.ingest.log import log_end
+from benchmarks.stack import BenchParts, running
+from services.ingest.accept import message
+from services.ingest.validate import Clock, Sender, read_envelope, stamp
+from shared.domain.meter import Meter, MeterIndex
+from shared.kafka.fast_producer import FastProducer
+
+EVENTS = 200_000
+SLICE = 10_000
+METERS = MeterIndex.of([Meter("bench_sum", 1, "", "bench.request", "sum", "tokens")])
 
 
-def measure(parts: BenchParts, events: int) -> list[Figure]:
+def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
+    asyncio.run(apply_bench_catalogue(parts))
+    report("filling the log")
+    asyncio.run(_fill_log(parts))
     total = asyncio.run(log_end(parts.kafka))
-    limit_rate = _plain_copy(parts, events)
-    port = Home.at(parts.home).ports(("aggregator",))["aggregator"]
-    spec = ServiceSpec(
-        "aggregator",
-        (sys.executable, "-m", "cli", "run", "aggregator"),
-        parts.env | {"METRICS_PORT": str(port)},
-        f"http://127.0.0.1:{port}/readyz",
-    )
+    limit_rate = _plain_copy(parts, EVENTS)
+    report("applying")
     with (
-        Supervisor(parts.home, report=lambda _: None) as supervisor,
+        running(parts, "cli", "run", "aggregator"),
         psycopg.connect(parts.database_url, autocommit=True) as connection,
     ):
-        supervisor.start([spec])
         first, began = _wait_applied(connection, 1)
         last, ended = _wait_applied(connection, total)
         rate = (last - first) / (ended - began)
-        _assert_totals(connection, events)
-    return [Figure("aggregator, one process, 1,000 subjects", rate, "plain COPY of the same events", limit_rate)]
+        _assert_totals(connection, EVENTS)
+    limit = "plain COPY of the same events"
+    return [Figure("one process, 1,000 subjects", [rate], limit=limit, limit_runs=[limit_rate])]
+
+
+async def _fill_log(parts: BenchParts) -> None:
+    producer = FastProducer(parts.kafka, "bench")
+    await producer.start()
+    clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
+    for first in range(0, EVENTS, SLICE):
+        envelopes = [read_envelope(msgspec.json.encode(event(number))) for number in range(first, first + SLICE)]
+        stamped = [stamp(envelope, sender, METERS, clock, "bench", 1) for envelope in envelopes]
+        await producer.send([message(one, parts.kafka.names) for one in stamped])
+    await producer.stop()
 
 
 def _wait_applied(connection: psycopg.Connection, wanted: int) -> tuple[int, float]:

@@ -1,29 +1,23 @@
-"""A Kafka and a Postgres for one benchmark run, and how figures are told."""
+"""A Kafka and a Postgres for one benchmark run."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from pydantic import SecretStr
 
+from devstack.home import Home
 from devstack.stack import Stack, reset
+from devstack.supervisor import ServiceSpec, Supervisor
 from shared.kafka import topics
 from shared.postgres.migrate import migrate
 from shared.runtime.settings import DatabaseSettings, KafkaSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Events per second of something, and of the limit it is held against."""
-
-    what: str
-    rate: float
-    limit: str
-    limit_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +54,40 @@ def bench_stack(home: Path) -> Iterator[BenchParts]:
         asyncio.run(topics.apply(parts.kafka, dev=True))
         yield parts
     reset(home)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One process that is measured."""
+
+    url: str
+    process: psutil.Process
+
+    @property
+    def memory_mb(self) -> float:
+        return self.process.memory_info().rss / 1e6
+
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
+@contextmanager
+def running(parts: BenchParts, *module: str, ready: str = "metrics", **env: str) -> Iterator[Running]:
+    """`python -m <module>` with an HTTP port and a metrics port, until it is ready; `ready` names the port asked."""
+    name = module[-1].rpartition(".")[2]
+    ports = Home.at(parts.home).ports((f"{name}-http", f"{name}-metrics"))
+    http, metrics = (str(port) for port in ports.values())
+    path = "/readyz" if ready == "metrics" else "/openapi.json"
+    spec = ServiceSpec(
+        name,
+        (sys.executable, "-m", *module),
+        parts.env | {"HTTP_PORT": http, "METRICS_PORT": metrics, "LOG_LEVEL": "WARNING"} | env,
+        f"http://127.0.0.1:{metrics if ready == 'metrics' else http}{path}",
+    )
+    with Supervisor(parts.home, report=lambda _: None) as supervisor:
+        supervisor.start([spec])
+        supervisor.wait_ready()
+        pid = supervisor.pid(name)
+        assert pid is not None, "it is ready"
+        yield Running(f"http://127.0.0.1:{http}", psutil.Process(pid))

@@ -222,6 +222,7 @@ def _configuration(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
         "enable.idempotence": True,
         "compression.type": "lz4",
         "linger.ms": 2,
+        "socket.nagle.disable": True,
         "batch.size": 512 * 1024,
         "batch.num.messages": 20_000,
         "message.max.bytes": 2 * MAX_RECORD_BYTES,

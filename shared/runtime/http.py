@@ -51,6 +51,7 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # who may speak for a client is a setting of the service
             timeout_graceful_shutdown=15,
             backlog=2048,
             limit_concurrency=4096,
