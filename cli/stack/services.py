@@ -84,6 +84,7 @@ class Plan:
             env["HTTP_PORT"] = str(self.ports[f"{name}.http"])
         if name == "ingest":
             env["SPOOL_PATH"] = str(self.home / "spool-ingest.sqlite3")
+            env["INGEST_KEY_CACHE"] = str(self.home / "catalogue-ingest.json")  # with both it starts without Kafka
         if name == "sandbox":
             ready = f"{self.sandbox_url}/readyz"
             env |= {

@@ -19,8 +19,11 @@ from decimal import Decimal
 import httpx2
 import psycopg
 
+from shared.contracts.topics import USAGE_RAW
 from shared.usage.segment import Disposition, from_letters, unpack
+from tests.conftest import Parts
 from tests.support.ingest import MANY, event
+from tests.support.kafka import send
 from tests.support.waiting import eventually
 
 PAUSE_S = 0.01
@@ -89,6 +92,13 @@ class Journal:
         """One batch, one attempt; its status."""
         async with self.client() as client:
             return await self.post(client, self.batch(events))
+
+    async def send_raw(self, parts: Parts, events: int = 40) -> None:
+        """A batch straight to usage.raw.v1, over all partitions; the broker's ack is the answer."""
+        batch = self.batch(events)
+        values = [json.dumps(document).encode() for document in self.documents(batch, project="acme-app")]
+        await send(parts, parts.kafka.names.topic(USAGE_RAW), values, keys=8)
+        self.answered |= batch
 
     def client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(trust_env=False, timeout=self.timeout_s)

@@ -16,6 +16,7 @@ import psycopg
 from devstack.postgres import create_database, drop_database
 from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW
 from shared.kafka import topics
+from shared.postgres.migrate import migrate
 from shared.runtime import failpoints
 from tests.conftest import Parts
 from tests.support.broker import ends
@@ -115,10 +116,12 @@ def unsent_in(path: Path) -> int:
 
 
 @contextmanager
-def plant(home: Path, bootstrap: str, owner_url: str, template: str) -> Iterator[Plant]:
+def plant(home: Path, bootstrap: str, owner_url: str, template: str | None = None) -> Iterator[Plant]:
     """A database and topics of its own with a catalogue; its pods are killed at the end."""
     name = f"khata_plant_{uuid.uuid4().hex[:12]}"
     parts = Parts(create_database(owner_url, name, template=template), bootstrap, f"{name.replace('_', '-')}.")
+    if template is None:
+        migrate(parts.database_url)
     asyncio.run(topics.apply(parts.kafka, dev=True))
     keys = asyncio.run(apply_document(parts)).secrets
     made = Plant(parts, home, keys["acme-app/first"])

@@ -8,7 +8,6 @@ aggregator   counts both
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,10 +15,7 @@ from contextlib import closing
 import pytest
 
 from devstack.stack import Stack
-from shared.contracts.topics import USAGE_RAW
 from shared.runtime import failpoints
-from tests.support.journal import Journal
-from tests.support.kafka import send
 from tests.support.plant import Plant, plant
 from tests.support.waiting import eventually
 
@@ -71,19 +67,11 @@ async def test_killed_there_what_a_producer_on_kafka_got_acked_is_counted_once(r
     journal = running.journal("raw", running.pods["direct"])
     failpoints.arm(running.points, "ingest.door.before_commit")
     for _ in range(3):
-        await send_raw(running, journal)
+        await journal.send_raw(running.parts)
     victim = await running.kill_held("ingest.door.before_commit")
-    await send_raw(running, journal)
+    await journal.send_raw(running.parts)
     await asyncio.to_thread(victim.start)
     await running.settled(journal)
-
-
-async def send_raw(running: Plant, journal: Journal) -> None:
-    """A batch on usage.raw.v1, over all partitions; the broker's ack is the answer."""
-    batch = journal.batch(40)
-    values = [json.dumps(document).encode() for document in journal.documents(batch, project="acme-app")]
-    await send(running.parts, running.parts.kafka.names.topic(USAGE_RAW), values, keys=8)
-    journal.answered |= batch
 
 
 @pytest.mark.failpoints("spool.purge.before_delete")
