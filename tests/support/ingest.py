@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from services.ingest import http
+from services.ingest.activity import Activity
 from services.ingest.settings import IngestSettings
 from shared.catalogue import keys
 from shared.catalogue.cache import CatalogueCache
@@ -124,11 +125,12 @@ async def http_door(
     *,
     sender: AckedSender | None = None,
     limits: http.Limits | None = None,
+    activity: Activity | None = None,
     **more: Any,
 ) -> AsyncIterator[HttpDoor]:
     """`sender` takes the place of Kafka."""
     producer = Producer(kafka, "test")
-    door = http.Door(settings(kafka, **more), cache, sender or producer, "ingest-test", limits)
+    door = http.Door(settings(kafka, **more), cache, sender or producer, "ingest-test", limits, activity)
     transport = httpx2.ASGITransport(app=http.app(door), raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://ingest") as client:
         yield HttpDoor(door, texts, client)
