@@ -10,13 +10,14 @@ import asyncio
 import base64
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import httpx2
+import msgspec
 import psycopg
 
 from shared.contracts.topics import USAGE_RAW
@@ -133,43 +134,56 @@ class Journal:
 
         await eventually(answered, lambda found: found >= wanted, deadline_s)
 
-    def compare(self, database_url: str) -> None:
+    def compare(self, stored: Archive, windows: Windows) -> None:
         """Everything answered is counted, nothing twice, nothing that was never sent; the windows say the same."""
-        found, dispositions = counted(database_url, self.subject)
+        found, dispositions = stored[self.subject]
         missing = sorted(self.answered.keys() - found.keys())
         assert not missing, f"{len(missing)} answered events are not counted: {missing[:5]}"
         assert found.keys() <= self.sent.keys(), "counted, but never sent"
         assert [id for id, times in found.items() if times != 1] == [], "counted more than once"
         assert dispositions.keys() <= {Disposition.COUNTED, Disposition.DUPLICATE}, dispositions
         tokens = sum(self.sent[id] for id in found)
-        assert windows(database_url, self.subject) == {
+        assert windows[self.subject] == {
             "requests": (len(found), Decimal(len(found))),
             "tokens": (len(found), Decimal(tokens)),
         }
 
 
-def counted(database_url: str, subject: str) -> tuple[Counter[str], Counter[Disposition]]:
-    """How often each id of the subject was counted, by the archive; and what became of all its records."""
-    found, all_of_them = Counter[str](), Counter[Disposition]()
+class _Told(msgspec.Struct):
+    """What the archive is asked for."""
+
+    id: str
+    subject: str
+
+
+Archive = Mapping[str, tuple[Counter[str], Counter[Disposition]]]
+"""By subject: how often each id was counted, and what became of all its records."""
+Windows = Mapping[str, Mapping[str, tuple[int, Decimal]]]
+"""By subject and meter: (count, sum) over all windows."""
+
+
+def archive(database_url: str) -> Archive:
+    """The whole archive, read as whoever recomputes reads it."""
+    found: dict[str, tuple[Counter[str], Counter[Disposition]]] = defaultdict(lambda: (Counter(), Counter()))
+    decode = msgspec.json.Decoder(_Told).decode
     with psycopg.connect(database_url) as owner:
         rows = owner.execute("SELECT topic, partition, dispositions, payload, sha256 FROM usage.segment").fetchall()
-    for topic, partition, stored, payload, sha256 in rows:
-        for record, disposition in zip(unpack(topic, partition, payload, sha256), from_letters(stored), strict=True):
-            value = json.loads(record.value or b"{}")
-            if value["subject"] == subject:
-                all_of_them[disposition] += 1
-                found[value["id"]] += disposition is Disposition.COUNTED
-    return +found, all_of_them
+    for topic, partition, letters, payload, sha256 in rows:
+        for record, disposition in zip(unpack(topic, partition, payload, sha256), from_letters(letters), strict=True):
+            told = decode(record.value or b"")
+            counted, dispositions = found[told.subject]
+            dispositions[disposition] += 1
+            if disposition is Disposition.COUNTED:
+                counted[told.id] += 1
+    return found
 
 
-def windows(database_url: str, subject: str) -> dict[str, tuple[int, Decimal]]:
-    """(count, sum) of each meter over all windows of the subject."""
+def all_windows(database_url: str) -> Windows:
+    found: dict[str, dict[str, tuple[int, Decimal]]] = defaultdict(dict)
     with psycopg.connect(database_url) as owner:
         rows = owner.execute(
-            """
-            SELECT meter_id, sum(count)::bigint, sum(sum) FROM usage.window
-            WHERE live AND subject = %s GROUP BY meter_id
-            """,
-            (subject,),
+            "SELECT subject, meter_id, sum(count)::bigint, sum(sum) FROM usage.window WHERE live GROUP BY 1, 2"
         ).fetchall()
-    return {row[0]: (row[1], row[2]) for row in rows}
+    for subject, meter, count, total in rows:
+        found[subject][meter] = (count, total)
+    return found

@@ -21,7 +21,7 @@ from shared.runtime import failpoints
 from tests.conftest import Parts
 from tests.support.broker import ends
 from tests.support.catalogue import apply_document
-from tests.support.journal import Journal, counted
+from tests.support.journal import Archive, Journal, all_windows, archive
 from tests.support.kafka import committed
 from tests.support.pods import Pod
 from tests.support.waiting import eventually
@@ -51,6 +51,13 @@ class Plant:
         spool = {"SPOOL_PATH": str(self.spool(name)), "SPOOL_MIN_FREE_BYTES": "0", "INGEST_ACK_DEADLINE_S": "0.5"}
         return self.pod(name, **spool | env)
 
+    def start(self, *pods: Pod) -> None:
+        """All at once; returns when all are ready."""
+        for pod in pods:
+            pod.start(wait=False)
+        for pod in pods:
+            pod.wait_ready()
+
     def spool(self, name: str) -> Path:
         return self.home / f"{name}.sqlite3"
 
@@ -71,8 +78,12 @@ class Plant:
             return await self._open_ends(journals)
 
         await eventually(open_ends, lambda found: not found, deadline_s)
+        stored, counted = await self.archive(), await asyncio.to_thread(all_windows, self.parts.database_url)
         for journal in journals:
-            await asyncio.to_thread(journal.compare, self.parts.database_url)
+            journal.compare(stored, counted)
+
+    async def archive(self) -> Archive:
+        return await asyncio.to_thread(archive, self.parts.database_url)
 
     async def _open_ends(self, journals: tuple[Journal, ...]) -> dict[str, Any]:
         """What is still on its way, in the order in which it moves; empty at rest."""
@@ -82,12 +93,9 @@ class Plant:
             return {"raw records not taken": behind}
         if lag := await self._lag():
             return {"records not applied": lag}
-        lost = {}
-        for journal in journals:
-            found, _ = await asyncio.to_thread(counted, self.parts.database_url, journal.subject)
-            if missing := journal.answered.keys() - found.keys():
-                lost[journal.subject] = len(missing)
-        return lost
+        stored = await self.archive()
+        missing = {one.subject: len(one.answered.keys() - stored[one.subject][0].keys()) for one in journals}
+        return {subject: count for subject, count in missing.items() if count}
 
     async def _lag(self) -> dict[int, int]:
         with psycopg.connect(self.parts.database_url) as owner:

@@ -19,15 +19,11 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def running(on_broker: Plant) -> Iterator[Plant]:
-    pods = [
+    on_broker.start(
         on_broker.pod("plain", INGEST_ACK_DEADLINE_S="0.5"),
         on_broker.spooling("spooling"),
         on_broker.pod("aggregator", "aggregator"),
-    ]
-    for pod in pods:
-        pod.start(wait=False)
-    for pod in pods:
-        pod.wait_ready()
+    )
     yield on_broker
 
 

@@ -42,8 +42,7 @@ def postgres(stack: Stack) -> Iterator[Postgres]:
 def running(postgres: Postgres, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     home = tmp_path_factory.mktemp("plant")
     with plant(home, stack.addresses.kafka_bootstrap, postgres.url) as made:
-        for pod in (made.pod("ingest"), made.pod("aggregator", "aggregator")):
-            pod.start()
+        made.start(made.pod("ingest"), made.pod("aggregator", "aggregator"))
         yield made
 
 
