@@ -19,6 +19,7 @@ from starlette.requests import Request
 FORWARDED = "x-forwarded-for"
 MOST_HOPS = 16  # proxies of ours before a client; who sends more says nothing
 PURPOSE = b"khata client address v1"
+LONGEST = 64  # characters: an IPv6 address with the zone of a link-local one
 NONE = "none"  # no address: a socket without one, a header that holds something else
 
 Network = IPv4Network | IPv6Network
@@ -31,7 +32,12 @@ class Addresses:
         self, peppers: dict[str, bytes], trusted: Sequence[Network] = (), keep: Literal["hashed", "clear"] = "hashed"
     ) -> None:
         scheme, pepper = next(iter(peppers.items()))
-        self._trusted = tuple(trusted)
+        self._any_trusted = bool(trusted)
+
+        def is_trusted(text: str) -> bool:
+            address = _parsed(text)
+            return address is not None and any(address in network for network in trusted)
+
         key = hmac.digest(pepper, PURPOSE, "sha256")
 
         def told(address: str) -> str:
@@ -42,29 +48,27 @@ class Addresses:
                 return f"clear.{place}"
             return f"{scheme}.{hmac.digest(key, place.encode(), 'sha256')[:8].hex()}"
 
-        self._told = lru_cache(maxsize=4096)(told)
+        # Of what a header says only texts as long as an address get here: what is remembered is small.
+        self._told, self._is_trusted = lru_cache(maxsize=4096)(told), lru_cache(maxsize=4096)(is_trusted)
 
     def of(self, request: Request) -> str:
         """The client of a call. Never raises: a header may hold anything."""
         peer = request.client.host if request.client else ""
-        if not self._trusted:
+        if not self._any_trusted:
             return self._told(peer)
-        return self._told(self._client(peer, request.headers.get(FORWARDED, "")))
+        # All lines of the header: a proxy may add one of its own to that of the client (RFC 9110 section 5.3).
+        return self._told(self._client(peer, ",".join(request.headers.getlist(FORWARDED))))
 
     def _client(self, peer: str, forwarded: str) -> str:
         """From the peer backwards through proxies of ours: the first that is none. What that one says is not read."""
         client, hops = peer, forwarded.rsplit(",", MOST_HOPS)
         for hop in reversed(hops):
-            if not self._is_trusted(client) or not hop.strip():
+            if not self._is_trusted(client) or not (said := hop.strip()):
                 break
-            if _parsed(hop.strip()) is None:
+            if len(said) > LONGEST or _parsed(said) is None:
                 return ""  # a proxy of ours passed something on that is no address
-            client = hop.strip()
+            client = said
         return client
-
-    def _is_trusted(self, text: str) -> bool:
-        address = _parsed(text)
-        return address is not None and any(address in network for network in self._trusted)
 
 
 def networks(text: str) -> tuple[Network, ...]:

@@ -49,6 +49,12 @@ def test_the_client_is_the_first_that_is_no_proxy_of_ours(peer: str | None, forw
     assert clear(peer, forwarded) == client
 
 
+def test_a_line_that_the_client_wrote_itself_hides_nobody() -> None:
+    request = call("10.1.2.3", "6.6.6.6")
+    request.scope["headers"].append((b"x-forwarded-for", b"203.0.113.9"))
+    assert Addresses(peppers(), PROXIES, "clear").of(request) == "clear.203.0.113.9"
+
+
 def test_without_trusted_proxies_a_header_says_nothing() -> None:
     assert clear("127.0.0.1", "203.0.113.9", ()) == "127.0.0.1"
 
