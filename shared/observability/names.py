@@ -55,10 +55,10 @@ ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["cla
 
 # Watch
 WATCH_READ = Counter(
-    "khata_watch_records", "Records of key activity by outcome: seen, again, unreadable, failed", ["outcome"]
+    "khata_watch_records", "Records of key activity by outcome: seen, again, ahead, unreadable, failed", ["outcome"]
 )
 WATCH_FINDINGS = Counter("khata_watch_findings", "Findings published (a repetition has the same id)", ["class"])
-WATCH_FAILURES = Counter("khata_watch_failures", "Looks at the keys of a partition that failed")
+WATCH_FAILURES = Counter("khata_watch_failures", "Looks at keys that failed, and states that could not be read")
 
 # Outbox and intents
 OUTBOX_PUBLISHED = Counter("khata_outbox_published", "Outbox rows acked by Kafka", ["topic"])

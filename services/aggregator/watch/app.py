@@ -21,7 +21,7 @@ from faust.types.enums import ProcessingGuarantee
 
 from services.aggregator.watch.settings import WatchSettings
 from services.aggregator.watch.watch import Watch, partition_of
-from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, WATCH_STATE
+from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, WATCH_STATE, Topic
 from shared.domain.errors import BrokerAway, KhataError
 from shared.kafka import topics
 from shared.kafka.producer import Producer
@@ -96,9 +96,7 @@ class _Keys(faust.Table[bytes, bytes]):
 
 
 def _table(app: faust.App, settings: WatchSettings) -> Any:
-    changelog = app.topic(
-        settings.names.topic(WATCH_STATE), key_type=bytes, value_type=bytes, partitions=PARTITIONS, compacting=True
-    )
+    changelog = _topic(app, settings, WATCH_STATE, compacting=True)
     return app.Table(
         "keys",
         key_type=bytes,
@@ -108,8 +106,15 @@ def _table(app: faust.App, settings: WatchSettings) -> Any:
     )
 
 
+def _topic(app: faust.App, settings: WatchSettings, topic: Topic, **more: Any) -> Any:
+    """Bytes as they are: what Faust cannot decode it acknowledges, and restarts the agent."""
+    name = settings.names.topic(topic)
+    raw: dict[str, Any] = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+    return app.topic(name, partitions=topic.partitions, **raw, **more)
+
+
 def _read(app: faust.App, settings: WatchSettings, watch: Watch) -> None:
-    topic = app.topic(settings.names.topic(KEYS_ACTIVITY), key_type=bytes, value_type=bytes)
+    topic = _topic(app, settings, KEYS_ACTIVITY)
 
     async def read(stream: Any) -> None:
         async for event in stream.events():

@@ -89,17 +89,26 @@ class Watch:
     def recovered(self, of: int) -> None:
         """States are back from the changelog: time goes on where they ended."""
         for key in list(self.states):
-            state = decode_state(self.states[key])
+            state = self._state(key)
             latest = max([state.judged, state.last, *state.waiting])
             self._clock(partition_of(key, of)).saw(latest, (latest + 1) * 60)
 
     async def _step(self, key: bytes, step: Callable[[KeyState], detect.Found]) -> None:
         async with self._one_at_a_time:
-            before = decode_state(self.states.get(key))
+            before = self._state(key)
             after, findings = step(before)
             await self._publish(findings)
             if after is not before:
                 self.states[key] = encode_state(after)
+
+    def _state(self, key: bytes) -> KeyState:
+        """What cannot be read, written by another version perhaps, is learned anew."""
+        try:
+            return decode_state(self.states.get(key))
+        except msgspec.MsgspecError as error:
+            metrics.WATCH_FAILURES.inc()
+            log.warning("watch.state_unreadable", key_id=key.decode(errors="replace"), error=str(error))
+            return KeyState()
 
     async def _publish(self, findings: Iterable[Anomaly]) -> None:
         topic = self.names.topic(ANOMALIES)

@@ -136,6 +136,14 @@ async def test_what_cannot_be_read_or_comes_from_a_wrong_clock_changes_nothing()
     assert world.told.anomalies == []
 
 
+async def test_a_state_that_cannot_be_read_is_learned_anew() -> None:
+    world = World(states={KEY.encode(): b'{"seen": 5}'})
+    watch = world.watch()
+    watch.recovered(OF)
+    await read(watch, steady(30))
+    assert decode_state(world.states[KEY.encode()]).last > 0
+
+
 async def test_keys_of_partitions_that_are_anothers_are_left_alone() -> None:
     world = World()
     watch = world.watch()
