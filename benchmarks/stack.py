@@ -25,6 +25,7 @@ class BenchParts:
     home: Path
     bootstrap: str
     database_url: str = field(repr=False)
+    kafka_pid: int
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -49,7 +50,7 @@ class BenchParts:
 def bench_stack(home: Path) -> Iterator[BenchParts]:
     """Fresh servers, schema and topics; wiped afterwards."""
     with Stack.start(home, report=lambda _: None) as stack:
-        parts = BenchParts(home, stack.addresses.kafka_bootstrap, stack.addresses.database_url)
+        parts = BenchParts(home, stack.addresses.kafka_bootstrap, stack.addresses.database_url, stack.pids()["kafka"])
         migrate(parts.database_url)
         asyncio.run(topics.apply(parts.kafka, dev=True))
         yield parts

@@ -18,7 +18,7 @@ from benchmarks.ingest.wrk import BATCH, ONE, Load, load
 from benchmarks.stack import BenchParts, Running, running
 
 CALL = 100
-RUNS, SECONDS = 1, 4
+RUNS, SECONDS = 3, 8
 WITHOUT = "the same door without Kafka"
 
 
@@ -28,7 +28,7 @@ def measure(parts: BenchParts, key: str) -> list[Figure]:
         running(parts, "cli", "run", "ingest") as door,
         running(parts, "benchmarks.ingest.limit_door") as limit,
     ):
-        shapes = (_Shape(parts.home, key, CALL, 16, BATCH), _Shape(parts.home, key, 1, 64, ONE))
+        shapes = (Shape(parts.home, key, CALL, 16, BATCH), Shape(parts.home, key, 1, 64, ONE))
         figures = []
         for shape in shapes:
             shape.warm_up(door, limit)
@@ -49,7 +49,7 @@ def measure(parts: BenchParts, key: str) -> list[Figure]:
     return figures
 
 
-class _Shape:
+class Shape:
     """One form of load."""
 
     def __init__(self, home: Path, key: str, call: int, connections: int, content_type: str) -> None:
@@ -90,7 +90,7 @@ def log_grows(parts: BenchParts) -> Iterator[Callable[[], int]]:
     found.append(asyncio.run(log_end(parts.kafka)) - before)
 
 
-def _figure(shape: _Shape, runs: list[Load], limits: list[Load]) -> Figure:
+def _figure(shape: Shape, runs: list[Load], limits: list[Load]) -> Figure:
     single = shape.call == 1
     what = "HTTP, single events" if single else f"HTTP, calls of {shape.call}"
     return Figure(
