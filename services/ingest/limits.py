@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from msgspec import UNSET
@@ -64,7 +65,7 @@ class KeyLimits:
             if events > bucket.burst:
                 text = f"{events} events at once, but the burst of this {whose} is {bucket.burst}: send smaller calls"
                 raise Rejected("over_burst", text)
-        if len(buckets) == 1:
+        if len(buckets) == 1:  # nearly always
             wait = buckets[0][1].take(events, now)
         else:
             wait = max(bucket.wait_ns(events, now) for _, bucket in buckets)
@@ -74,8 +75,8 @@ class KeyLimits:
         if wait:
             longest = max(buckets, key=lambda each: each[1].wait_ns(events, now))
             metrics.EVENTS_LIMITED.labels(longest[0]).inc(events)
-            return Allowance(wait / _SECOND_NS, _headers(buckets, now))
-        return Allowance(None, _headers(buckets, now))
+            return Allowance(wait / _SECOND_NS, partial(_headers, buckets, now))
+        return Allowance(None, partial(_headers, buckets, now))
 
     def look(self, sender: Sender) -> Allowance:
         """As `take` of one event, but takes nothing: asked before a body is read, its headers go on any answer."""
@@ -83,8 +84,10 @@ class KeyLimits:
         buckets = self._buckets(sender, now)
         if not buckets:
             return _FREE
-        wait = max(bucket.wait_ns(1, now) for _, bucket in buckets)
-        return Allowance(wait / _SECOND_NS if wait else None, _headers(buckets, now))
+        wait = 0
+        for _, bucket in buckets:  # a generator for `max` would cost more than all the rest
+            wait = max(wait, bucket.wait_ns(1, now))
+        return Allowance(wait / _SECOND_NS if wait else None, partial(_headers, buckets, now))
 
     def _buckets(self, sender: Sender, now: int) -> Sequence[tuple[str, Gcra]]:
         """Every bucket a call of the sender takes from, and whose it is."""

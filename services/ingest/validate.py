@@ -48,8 +48,7 @@ _envelope = msgspec.json.Decoder(Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(msgspec.Struct, frozen=True):
     """For whom the events are: proven by the API key, or named by a trusted producer on Kafka."""
 
     project: str

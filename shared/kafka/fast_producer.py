@@ -30,6 +30,7 @@ FLUSH_S = 3.0  # nobody waits any more: `send` has told every caller what became
 # Longer than any caller's own deadline: an outcome that comes later than that is told to nobody, and the
 # producer of the event repeats it with the same identity.
 MESSAGE_TIMEOUT_MS = 30_000
+AT_ONCE = 500  # a spool's thousands must not hold up the calls of others
 NO_PLACE = (-1, -1)
 
 
@@ -98,6 +99,8 @@ class FastProducer:
         produce, headers_of = producer.produce, _HeaderLists()
         try:
             for place, message in enumerate(messages):
+                if place and place % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 produce(
                     message.topic,
                     message.value,
@@ -111,6 +114,9 @@ class FastProducer:
         except KafkaException as error:
             reports.only(place)
             raise BrokerAway(f"Kafka: {error.args[0].str()}") from error
+        except asyncio.CancelledError:
+            reports.only(place)
+            raise
         self._expect_reports(loop)
         expiry = loop.call_later(deadline_s, reports.expire, deadline_s)
         try:

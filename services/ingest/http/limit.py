@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Protocol
+
+import msgspec
 
 from services.ingest.validate import Sender
 from shared.domain.errors import Retryable
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """`retry_after_s` None: the call may pass; else how many seconds to wait. `headers` go on every answer."""
+class Allowance(msgspec.Struct, frozen=True):
+    """`retry_after_s` None: the call may pass; else how many seconds to wait. `headers` tells what goes on the answer;
+    asked once, when there is one."""
 
     retry_after_s: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Callable[[], Mapping[str, str]] = dict
 
 
 class Throttled(Retryable):

@@ -49,6 +49,7 @@ PATH = "/v1/events"
 REQUEST_ID = "x-request-id"
 CLIENT_GONE = 499  # nobody reads it; the metric should not call it a success
 
+_FREE = Allowance()
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 log = logging.get(__name__)
@@ -125,9 +126,9 @@ def _named(answering: Answering) -> Answering:
 
 
 async def _answer(door: Door, request: Request) -> Response:
-    headers: dict[str, str] = {}
+    limited = _Limited()
     try:
-        answer = await _take(door, request, headers)
+        answer = await _take(door, request, limited)
     except Rejected as error:
         metrics.EVENTS_REJECTED.labels("http", error.code).inc()
         answer = refused(error)
@@ -138,13 +139,26 @@ async def _answer(door: Door, request: Request) -> Response:
         answer = unavailable()
     except ClientDisconnect:
         answer = Response(status_code=CLIENT_GONE)
-    if headers:
-        answer.headers.update(headers)
+    for name, value in limited.allowance.headers().items():
+        answer.headers[name] = value
     return answer
 
 
-async def _take(door: Door, request: Request, headers: dict[str, str]) -> Response:
-    """Steps 1 to 5; `headers` gets what belongs on the answer, whichever it is.
+@dataclass(slots=True)
+class _Limited:
+    """What the limits said last of a call."""
+
+    allowance: Allowance = _FREE
+
+    def hears(self, allowance: Allowance) -> None:
+        """Raises Throttled."""
+        self.allowance = allowance
+        if allowance.retry_after_s is not None:
+            raise Throttled(allowance.retry_after_s)
+
+
+async def _take(door: Door, request: Request, limited: _Limited) -> Response:
+    """Steps 1 to 5; `limited` hears what belongs on the answer, whichever it is.
 
     Raises Rejected, Throttled and Retryable for the whole call.
     """
@@ -152,11 +166,11 @@ async def _take(door: Door, request: Request, headers: dict[str, str]) -> Respon
     request.state.sender = sender  # here and below: for `activity`
     only_asks = validate_only(request.query_params)
     if door.limits is not None:
-        _pass(door.limits.look(sender), headers)
+        limited.hears(door.limits.look(sender))
     with door.room.enter() as held:
         sources = events_of(request.headers, await read_body(request, held))
         if door.limits is not None and not only_asks:
-            _pass(door.limits.take(sender, len(sources)), headers)
+            limited.hears(door.limits.take(sender, len(sources)))
         verdict = await judge(sources, sender, door.cache, door.settings.horizon_days, door.ingest_id)
         request.state.verdict = verdict
         single = len(sources) == 1
@@ -169,13 +183,6 @@ async def _take(door: Door, request: Request, headers: dict[str, str]) -> Respon
         await failpoint("ingest.http.before_ack")
         await accept(verdict.accepted, door.settings.names, door.producer, "http", door.settings.ack_deadline_s)
         return json_answer(HTTPStatus.ACCEPTED, verdict.document())
-
-
-def _pass(allowance: Allowance, headers: dict[str, str]) -> None:
-    """Raises Throttled."""
-    headers.update(allowance.headers)
-    if allowance.retry_after_s is not None:
-        raise Throttled(allowance.retry_after_s)
 
 
 async def _elsewhere(_: Request, error: Exception) -> Response:

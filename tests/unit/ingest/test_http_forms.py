@@ -354,10 +354,10 @@ class Limited:
         if events > self.at_most:
             raise Rejected("over_burst", "too many at once")
         self.taken += events
-        return Allowance(self.wait_s, {"ratelimit-remaining": "7"})
+        return Allowance(self.wait_s, lambda: {"ratelimit-remaining": "7"})
 
     def look(self, sender: Sender) -> Allowance:
-        return Allowance(None, {"ratelimit-remaining": "8"})
+        return Allowance(None, lambda: {"ratelimit-remaining": "8"})
 
 
 async def test_a_limited_key_waits_as_a_whole_and_is_told_how_long() -> None:
