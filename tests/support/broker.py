@@ -75,9 +75,9 @@ class Broker:
 
 
 @contextmanager
-def private_broker(database_url: str) -> Iterator[Broker]:
+def private_broker(database_url: str, home: Path | None = None) -> Iterator[Broker]:
     """`database_url` is only handed on: no Postgres is started for it."""
-    home = Path(tempfile.mkdtemp(prefix="khata-broker-"))
+    home = home or Path(tempfile.mkdtemp(prefix="khata-broker-"))
     home.chmod(0o755)
     broker = Broker(home, database_url)
     broker.start()

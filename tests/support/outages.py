@@ -48,7 +48,8 @@ async def outage(
     Everything is settled at the end: nothing answered is missing, nothing is counted twice.
     """
     journals = {pod: plant.journal(f"{name}-{pod}", plant.pods[pod]) for pod in ("plain", "spooling")}
-    async with journals["plain"].load(), journals["spooling"].load():
+    patience_s = length_s + 60
+    async with journals["plain"].load(patience_s=patience_s), journals["spooling"].load(patience_s=patience_s):
         for journal in journals.values():
             await journal.more()
         await begin(broker)
@@ -57,6 +58,15 @@ async def outage(
         during = {pod: journal.statuses - before[pod] for pod, journal in journals.items()}
         await back(broker)
         for journal in journals.values():
-            await journal.more()
-    await plant.settled(*journals.values(), deadline_s=60)
+            await journal.more(deadline_s=patience_s)
+    await plant.settled(*journals.values(), deadline_s=patience_s)
     return during
+
+
+def start_both(plant: Plant) -> None:
+    """`plain` answers once Kafka has acked and 503 otherwise; `spooling` has a spool behind Kafka."""
+    plant.start(
+        plant.pod("plain", INGEST_ACK_DEADLINE_S="0.5"),
+        plant.spooling("spooling"),
+        plant.pod("aggregator", "aggregator"),
+    )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.broker import Broker
-from tests.support.outages import disk_full, frozen, killed, outage
+from tests.support.outages import disk_full, frozen, killed, outage, start_both
 from tests.support.plant import Plant
 
 pytestmark = pytest.mark.timeout(180)
@@ -19,11 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def running(on_broker: Plant) -> Iterator[Plant]:
-    on_broker.start(
-        on_broker.pod("plain", INGEST_ACK_DEADLINE_S="0.5"),
-        on_broker.spooling("spooling"),
-        on_broker.pod("aggregator", "aggregator"),
-    )
+    start_both(on_broker)
     yield on_broker
 
 

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from devstack.stack import Stack, reset
+from devstack.stack import Stack
 from tests.support.plant import Plant, plant
-
-
-class Postgres:
-    """A server of the test's own; it comes back at the same address with the same data."""
-
-    def __init__(self, home: Path, bootstrap: str) -> None:
-        self._home, self._bootstrap = home, bootstrap
-        self.start()
-
-    def start(self) -> None:
-        self._stack = Stack.start(self._home, kafka_bootstrap=self._bootstrap, report=lambda _: None)
-        self.url = self._stack.addresses.database_url
-
-    def stop(self) -> None:
-        self._stack.stop()
+from tests.support.postgres import Postgres, private_postgres
 
 
 @pytest.fixture(scope="module")
 def postgres(stack: Stack) -> Iterator[Postgres]:
-    home = Path(tempfile.mkdtemp(prefix="khata-postgres-"))
-    home.chmod(0o755)
-    server = Postgres(home, stack.addresses.kafka_bootstrap)
-    yield server
-    server.stop()
-    reset(home)
+    with private_postgres(stack.addresses.kafka_bootstrap) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
