@@ -119,6 +119,7 @@ def _kafka_door(parts: _Ingest) -> DoorKeeper:
             handler=handler,
             isolation="read_committed",
             commit_positions=True,
+            takes_damaged=True,
         )
 
     return DoorKeeper(settings, parts.cache, over)

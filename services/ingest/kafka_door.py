@@ -113,6 +113,8 @@ class KafkaDoor:
 
 def _envelope(record: Record) -> Envelope:
     """Raises Rejected: `malformed` (a tombstone is no data), `unsupported_media_type`, `invalid_event`, `too_large`."""
+    if record.damaged:
+        raise Rejected("malformed", record.damaged)
     content_type = headers.first(record.headers, headers.CONTENT_TYPE)
     media_type = (content_type or b"").partition(b";")[0].strip().lower()
     if not record.value:

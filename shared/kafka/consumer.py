@@ -37,6 +37,7 @@ from aiokafka.errors import (
 from shared.domain.errors import BrokerAway, Fatal, Fenced, LogMoved, Retryable
 from shared.kafka.offsets import Start, StoredOffset, decide_start
 from shared.kafka.records import Batch, OffsetRange, Partition, Record
+from shared.kafka.rescue import read_any
 from shared.observability import logging, names
 from shared.runtime.settings import KafkaSettings
 
@@ -87,11 +88,15 @@ class ConsumerLoop:
         limits: Limits | None = None,
         isolation: str = "read_uncommitted",
         commit_positions: bool = False,
+        takes_damaged: bool = False,
     ) -> None:
-        """`commit_positions`: the group's offsets live in Kafka, so control records move them too."""
+        """`commit_positions`: the group's offsets live in Kafka, so control records move them too.
+
+        `takes_damaged`: strangers write here, and the handler says what becomes of a record without its headers.
+        """
         self._settings, self._group, self._topics, self._handler = settings, group, tuple(topics), handler
         self._limits = limits or Limits()
-        self._commit_positions = commit_positions
+        self._commit_positions, self._takes_damaged = commit_positions, takes_damaged
         self._instance = f"{group}.{instance}"
         self._isolation = isolation
         self._positions: dict[Partition, int] = {}
@@ -158,6 +163,8 @@ class ConsumerLoop:
             await asyncio.sleep(BACKOFF_FIRST_S * random.uniform(1, 5))  # noqa: S311
             return
         except (UnicodeError, ValueError, TypeError) as error:
+            if self._takes_damaged and await self._rescue(consumer, stop):
+                return
             places = {f"{p.topic}[{p.partition}]": at for p, at in sorted(self._positions.items())}
             raise Fatal(f"{self._group}: a record at or after {places} cannot be decoded: {error}") from error
         self._failing_since = None
@@ -166,6 +173,28 @@ class ConsumerLoop:
         if batch.records and not await self._apply(consumer, batch, generation, stop):
             return
         await self._commit(consumer, batch)
+
+    async def _rescue(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
+        """Read otherwise the stretch that aiokafka refuses, and apply it; False when no record of it is damaged.
+
+        aiokafka has moved on in what it had drained before: all partitions are placed again, wherever this ends.
+        """
+        generation, most, fetched = self._generation, self._limits.max_records, {}
+        try:
+            for partition, position in list(self._positions.items()):
+                records = await read_any(self._settings, self._isolation, partition, position, most)
+                if any(record.damaged for record in records):
+                    fetched[partition] = records
+                    log.warning("consumer.damaged", group=self._group, partition=str(partition), position=position)
+            if not fetched:
+                return False
+            batch = self._batch_of(fetched)
+            if await self._apply(consumer, batch, generation, stop):
+                await self._commit_offsets(consumer, {Partition(r.topic, r.partition): r.end for r in batch.ranges})
+        except Retryable as error:
+            log.warning("consumer.waiting", group=self._group, error=str(error))
+        self._forget(set(self._positions))
+        return True
 
     def _give_up_if_it_stays(self, error: Exception) -> None:
         """aiokafka's coordination ends with its first unexpected error and every later read only repeats it.
@@ -303,8 +332,10 @@ class ConsumerLoop:
             if (end := consumer.highwater(partition)) is not None:
                 lag = names.LAG_RECORDS.labels(self._group, partition.topic, str(partition.partition))
                 lag.set(max(0, end - position))
-        if not offsets:
-            return
+        if offsets:
+            await self._commit_offsets(consumer, offsets)
+
+    async def _commit_offsets(self, consumer: AIOKafkaConsumer, offsets: Mapping[Partition, int]) -> None:
         try:
             await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)
         except (CommitFailedError, IllegalStateError, UnknownMemberIdError, KafkaError, TimeoutError) as error:

@@ -220,10 +220,8 @@ def _meaning(error: KafkaError | None) -> BrokerAway | Rejected:
 
 
 def _configuration(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
-    configuration: dict[str, Any] = {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
+    return settings.librdkafka_arguments() | {
         "client.id": client_id,
-        "security.protocol": settings.kafka_security_protocol.lower(),
         "acks": "all",
         "enable.idempotence": True,
         "compression.type": "lz4",
@@ -239,17 +237,3 @@ def _configuration(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
         "partitioner": "murmur2_random",
         "logger": logging.getLogger(__name__),
     }
-    if settings.kafka_sasl_mechanism and settings.kafka_sasl_password:
-        configuration |= {
-            "sasl.mechanism": settings.kafka_sasl_mechanism,
-            "sasl.username": settings.kafka_sasl_username,
-            "sasl.password": settings.kafka_sasl_password.get_secret_value(),
-        }
-    for name, value in (
-        ("ssl.ca.location", settings.kafka_ssl_cafile),
-        ("ssl.certificate.location", settings.kafka_ssl_certfile),
-        ("ssl.key.location", settings.kafka_ssl_keyfile),
-    ):
-        if value is not None:
-            configuration[name] = value
-    return configuration

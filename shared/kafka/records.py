@@ -14,7 +14,7 @@ Partition = TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record; `timestamp_ms` is the broker's append time."""
+    """One record; `timestamp_ms` is the broker's append time, `damaged` why its headers are missing, if they are."""
 
     topic: str
     partition: int
@@ -23,6 +23,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    damaged: str = ""
 
     @classmethod
     def of(cls, record: ConsumerRecord) -> Record:

@@ -95,6 +95,25 @@ class KafkaSettings(Settings):
             arguments["ssl_context"] = context
         return arguments
 
+    def librdkafka_arguments(self) -> dict[str, Any]:
+        """The same for librdkafka's clients."""
+        arguments: dict[str, Any] = {
+            "bootstrap.servers": self.kafka_bootstrap_servers,
+            "security.protocol": self.kafka_security_protocol.lower(),
+        }
+        if self.kafka_sasl_mechanism and self.kafka_sasl_password:
+            arguments |= {
+                "sasl.mechanism": self.kafka_sasl_mechanism,
+                "sasl.username": self.kafka_sasl_username,
+                "sasl.password": self.kafka_sasl_password.get_secret_value(),
+            }
+        files = {
+            "ssl.ca.location": self.kafka_ssl_cafile,
+            "ssl.certificate.location": self.kafka_ssl_certfile,
+            "ssl.key.location": self.kafka_ssl_keyfile,
+        }
+        return arguments | {name: value for name, value in files.items() if value is not None}
+
 
 class DatabaseSettings(Settings):
     """How to reach Postgres, and how long to wait for what."""
