@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from psycopg.types.json import Jsonb
 
 from shared.contracts.messages.activity import KeyActivity, decode_activity
-from shared.contracts.messages.anomaly import Anomaly, decode_anomaly
+from shared.contracts.messages.anomaly import Anomaly, Class, decode_anomaly
 from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, Topic
 from shared.domain.errors import BrokerAway, DatabaseAway, KhataError, LogMoved, Rejected
 from shared.kafka import dead_letter, offsets
@@ -106,6 +106,8 @@ class Advice:
 
 async def keep(advice: Advice, make: Callable[[], ConsumerLoop], stop: asyncio.Event) -> None:
     """Run the loop until `stop`, whatever happens to it."""
+    for kind in Class:
+        metrics.ANOMALIES_FOUND.labels(kind.value)  # 0 from the start: the first finding is an increase
     while not stop.is_set():
         try:
             metrics.ADVICE_READ.set(1)
