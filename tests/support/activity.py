@@ -39,9 +39,10 @@ def play(records: Iterable[KeyActivity], idle_minutes: int = 0) -> list[Anomaly]
     state, found, now_s = KeyState(), list[Anomaly](), 0.0
     for record in records:
         now_s = max(now_s, record.minute.timestamp() + 60)
+        state, ended = detect.advance(state, record.key_id, record.minute.timestamp())
         state, observed = detect.observe(state, record)
         state, advanced = detect.advance(state, record.key_id, now_s)
-        found += observed + advanced
+        found += ended + observed + advanced
     for _ in range(idle_minutes * 12):
         now_s += 5
         state, advanced = detect.advance(state, KEY, now_s)

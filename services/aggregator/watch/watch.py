@@ -66,10 +66,12 @@ class Watch:
         self._touched[partition] = self.monotonic()
 
         def step(state: KeyState) -> detect.Found:
-            observed, findings = detect.observe(state, activity)
-            metrics.WATCH_READ.labels("again" if observed is state else "seen").inc()
+            # As late as it was before the record, too: a silence that it ends is told however fast a backlog is read.
+            before, ended = detect.advance(state, activity.key_id, min(minute * 60, clock.now_s))
+            observed, findings = detect.observe(before, activity)
+            metrics.WATCH_READ.labels("again" if observed is before else "seen").inc()
             advanced, more = detect.advance(observed, activity.key_id, clock.now_s)
-            return advanced, findings + more
+            return advanced, ended + findings + more
 
         await self._step(activity.key_id.encode(), step)
 

@@ -97,6 +97,12 @@ async def test_a_backlog_is_judged_by_its_own_minutes_and_a_key_that_stopped_in_
     assert [(one.found, one.key_id) for one in world.told.anomalies] == [(Class.SILENT, KEY)]
 
 
+async def test_a_silence_that_ended_in_a_backlog_is_found_in_it() -> None:
+    world = World()
+    await read(world.watch(), [*steady(), *steady(first=90)])
+    assert [(one.found, one.minute) for one in world.told.anomalies] == [(Class.SILENT, START + timedelta(hours=1))]
+
+
 async def test_after_a_restart_time_goes_on_where_the_states_ended() -> None:
     world = World()
     await read(world.watch(), steady())
