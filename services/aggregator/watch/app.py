@@ -54,10 +54,14 @@ async def run(settings: WatchSettings, process: Process) -> None:
         starting = asyncio.ensure_future(app.start())
         process.health.checks |= {"kafka": producer.check, "stream": lambda: _check(app, starting)}
         await _either(starting, process.stop)
-        if starting.done():
+        if not starting.done():  # asked to stop before it was there
+            starting.cancel()
+            return
+        try:
             await starting
-            watch.recovered(PARTITIONS)
-            await _look(app, settings, watch, process.stop)
+        except KafkaError as error:
+            raise BrokerAway(f"Kafka at {settings.kafka_bootstrap_servers}: {error}") from error
+        await _look(app, settings, watch, process.stop)
 
 
 def make(settings: WatchSettings, folder: str) -> faust.App:

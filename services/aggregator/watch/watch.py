@@ -83,17 +83,21 @@ class Watch:
 
     async def look(self, partitions: Sequence[int], of: int) -> None:
         """At every key of these (`of` so many) partitions: minutes that are complete, and silence."""
+        self._go_on({partition for partition in partitions if not self._clock(partition).now_s}, of)
         for key in list(self.states):
             partition = partition_of(key, of)
             if partition in partitions and (now_s := self._clock(partition).now_s):
                 await self._step(key, lambda state, key=key, now_s=now_s: detect.advance(state, key.decode(), now_s))  # type: ignore[misc]
 
-    def recovered(self, of: int) -> None:
-        """States are back from the changelog: time goes on where they ended."""
+    def _go_on(self, partitions: set[int], of: int) -> None:
+        """Partitions of which nothing was read yet: time goes on where the states ended."""
+        if not partitions:
+            return
         for key in list(self.states):
-            state = self._state(key)
-            latest = max([state.judged, state.last, *state.waiting])
-            self._clock(partition_of(key, of)).saw(latest, (latest + 1) * 60)
+            if (partition := partition_of(key, of)) in partitions:
+                state = self._state(key)
+                latest = max([state.judged, state.last, *state.waiting])
+                self._clock(partition).saw(latest, (latest + 1) * 60)
 
     async def _step(self, key: bytes, step: Callable[[KeyState], detect.Found]) -> None:
         async with self._one_at_a_time:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from shared.postgres.outbox import OutboxMessage
 from tests.conftest import Parts
 from tests.support.activity import HOME, minute, steady
 from tests.support.kafka import read_topic
+from tests.support.pods import Pod
 from tests.support.services import services
 from tests.support.waiting import eventually
 
@@ -52,7 +51,8 @@ async def found(parts: Parts) -> list[Anomaly]:
 
 def khata(parts: Parts, *arguments: str) -> Any:
     command = [sys.executable, "-m", "cli", *arguments, "--output", "json"]
-    done = subprocess.run(command, env=parts.env, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env=parts.env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -101,19 +101,28 @@ async def test_a_watch_that_was_killed_knows_what_it_knew_and_tells_nothing_twic
     parts: Parts, tmp_path: Path
 ) -> None:
     start = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=4)
-    with services(tmp_path, parts.env, "watch") as running:
-        await publish(parts, [r for key in (MOVING, TIMEKEEPER) for r in steady(90, key_id=key, start=start)])
-        await publish(parts, [minute(90, key_id=MOVING, start=start, addresses=AWAY)])
-        await eventually(lambda: found(parts), lambda some: len(some) == 1, 60)
-        pid = running.supervisor.pid("watch")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        await publish(parts, [minute(91, key_id=MOVING, start=start, addresses=AWAY)])  # known: it was found before
-        await publish(parts, [minute(92, key_id=MOVING, start=start, addresses=("p1.eeeeeeeeeeeeeeee",))])
-        anomalies = await eventually(lambda: found(parts), lambda some: len({one.id for one in some}) == 2, 60)
+    watch = Pod("w1", "watch", tmp_path, parts.env).start()
+    await publish(parts, [r for key in (MOVING, TIMEKEEPER) for r in steady(90, key_id=key, start=start)])
+    await publish(parts, [minute(90, key_id=MOVING, start=start, addresses=AWAY)])
+    await eventually(lambda: found(parts), lambda some: len(some) == 1, 60)
+    watch.kill()
+    watch.start()
+    await publish(parts, [minute(91, key_id=MOVING, start=start, addresses=AWAY)])  # known: it was found before
+    await publish(parts, [minute(92, key_id=MOVING, start=start, addresses=("p1.eeeeeeeeeeeeeeee",))])
+    anomalies = await eventually(lambda: found(parts), lambda some: len({one.id for one in some}) == 2, 60)
+    assert watch.terminate() == 0
+    assert all(json.loads(line)["event"] for line in watch.log.read_text().splitlines())
     assert {one.address for one in anomalies} == {AWAY[0], "p1.eeeeeeeeeeeeeeee"}
     states = await read_topic(parts, parts.kafka.names.topic(WATCH_STATE))
     assert {record.partition for record in states} == {1}  # where the keys of the topic are
+
+
+def test_asked_to_stop_while_it_starts_watch_ends_with_0(parts: Parts, tmp_path: Path) -> None:
+    watch = Pod("w1", "watch", tmp_path, parts.env).start(wait=False)
+    while "_Keys" not in watch.log.read_text():  # Faust is starting
+        assert watch.child is not None
+        assert watch.child.exit_code is None
+    assert watch.terminate() == 0
 
 
 async def test_advice_that_cannot_be_read_is_a_dead_letter_and_a_repetition_is_stored_once(

@@ -107,7 +107,6 @@ async def test_after_a_restart_time_goes_on_where_the_states_ended() -> None:
     world = World()
     await read(world.watch(), steady())
     again = world.watch()
-    again.recovered(OF)
     await wait(world, again, 12 * 60)
     assert [one.found for one in world.told.anomalies] == [Class.SILENT]
 
@@ -145,7 +144,7 @@ async def test_what_cannot_be_read_or_comes_from_a_wrong_clock_changes_nothing()
 async def test_a_state_that_cannot_be_read_is_learned_anew() -> None:
     world = World(states={KEY.encode(): b'{"seen": 5}'})
     watch = world.watch()
-    watch.recovered(OF)
+    await watch.look([MINE], OF)
     await read(watch, steady(30))
     assert decode_state(world.states[KEY.encode()]).last > 0
 
