@@ -52,6 +52,7 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             proxy_headers=False,  # who may speak for a client is a setting of the service
+            timeout_keep_alive=75,  # longer than a proxy keeps one: no call meets a connection that is being closed
             timeout_graceful_shutdown=15,
             backlog=2048,
             limit_concurrency=4096,

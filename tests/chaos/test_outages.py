@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.broker import Broker
-from tests.support.outages import Outage, back, disk_full, frozen, killed, outage, start_both
+from tests.support.outages import Outage, assert_as_promised, back, disk_full, frozen, killed, outage, start_both
 from tests.support.plant import Plant
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
@@ -27,8 +27,7 @@ def running(on_broker: Plant) -> Iterator[Plant]:
 @pytest.mark.parametrize("begin", [killed, frozen, disk_full], ids=lambda begin: begin.__name__)
 async def test_a_minute_without_the_broker(running: Plant, broker: Broker, begin: Outage) -> None:
     during = await outage(running, broker, begin.__name__, begin, OUTAGE_S)
-    assert during["plain"].keys() <= {503, None}
-    assert during["spooling"].keys() == {202}
+    assert_as_promised(during, least=50)
     print(
         f"{begin.__name__}: {OUTAGE_S:g} s, answers meanwhile { ({pod: dict(found) for pod, found in during.items()}) }"
     )

@@ -10,6 +10,8 @@ from tests.support.broker import Broker
 from tests.support.plant import Plant
 from tests.support.waiting import eventually
 
+PRODUCERS = 2  # of each way of accepting
+
 Outage = Callable[[Broker], Awaitable[None]]
 
 
@@ -49,7 +51,8 @@ async def outage(
     """
     journals = {pod: plant.journal(f"{name}-{pod}", plant.pods[pod]) for pod in ("plain", "spooling")}
     patience_s = length_s + 60
-    async with journals["plain"].load(patience_s=patience_s), journals["spooling"].load(patience_s=patience_s):
+    loads = [journal.load(PRODUCERS, patience_s) for journal in journals.values()]
+    async with loads[0], loads[1]:
         for journal in journals.values():
             await journal.more()
         await begin(broker)
@@ -61,6 +64,15 @@ async def outage(
             await journal.more(deadline_s=patience_s)
     await plant.settled(*journals.values(), deadline_s=patience_s)
     return during
+
+
+def assert_as_promised(during: dict[str, Counter[int | None]], *, least: int) -> None:
+    """Without a spool nothing but 503 (or no answer), once what was acked before has been told; with one only 202."""
+    assert during["plain"][202] <= PRODUCERS, during
+    assert during["plain"].keys() <= {202, 503, None}, during
+    assert during["plain"][503] >= least, during
+    assert during["spooling"].keys() == {202}, during
+    assert during["spooling"][202] >= least, during
 
 
 def start_both(plant: Plant) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.broker import Broker
-from tests.support.outages import disk_full, frozen, killed, outage, start_both
+from tests.support.outages import assert_as_promised, disk_full, frozen, killed, outage, start_both
 from tests.support.plant import Plant
 
 pytestmark = pytest.mark.timeout(180)
@@ -24,18 +24,12 @@ def running(on_broker: Plant) -> Iterator[Plant]:
 
 
 async def test_a_broker_that_is_killed_and_comes_back(running: Plant, broker: Broker) -> None:
-    during = await outage(running, broker, "killed", killed, 5.0)
-    assert during["plain"].keys() <= {503, None, 202} and during["plain"][503] > 5
-    assert during["spooling"].keys() == {202} and during["spooling"][202] > 50
+    assert_as_promised(await outage(running, broker, "killed", killed, 5.0), least=5)
 
 
 async def test_a_broker_that_hangs_and_goes_on(running: Plant, broker: Broker) -> None:
-    during = await outage(running, broker, "frozen", frozen, 3.0)
-    assert during["plain"][503] > 5
-    assert during["spooling"].keys() == {202} and during["spooling"][202] > 50
+    assert_as_promised(await outage(running, broker, "frozen", frozen, 3.0), least=5)
 
 
 async def test_a_broker_whose_disk_is_full_and_gets_room_again(running: Plant, broker: Broker) -> None:
-    during = await outage(running, broker, "full", disk_full, 1.0)
-    assert during["plain"].keys() <= {503, None}
-    assert during["spooling"].keys() == {202}
+    assert_as_promised(await outage(running, broker, "full", disk_full, 1.0), least=1)
