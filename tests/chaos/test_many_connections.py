@@ -41,7 +41,8 @@ async def test_two_thousand_connections(running: Plant) -> None:
         f"{CONNECTIONS} connections ({many.open_most} open at once, {many.reconnects} opened), {SECONDS:g} s: "
         f"{len(many.seconds)} calls, {events} events, {events / SECONDS:,.0f}/s; answers {dict(many.statuses)}; "
         f"p50 {many.percentile_ms(0.5):.1f} ms, p99 {many.percentile_ms(0.99):.1f} ms, "
-        f"p99.9 {many.percentile_ms(0.999):.1f} ms"
+        f"p99.9 {many.percentile_ms(0.999):.1f} ms, the sender itself late by {1000 * many.late_s:.0f} ms at worst; "
+        f"slow calls by second: {dict(sorted(many.slow_at.items()))}"
     )
     assert many.open_most == CONNECTIONS
     assert many.reconnects == CONNECTIONS  # they stay open

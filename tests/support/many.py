@@ -9,16 +9,17 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from shared.runtime.pause import pause
 from tests.support.ingest import MANY
 from tests.support.journal import Journal
 
 SIZES = (1, 1, 1, 1, 1, 1, 10, 10, 10, 100)  # events of a call, drawn from these
 PADDINGS = (0, 0, 0, 200, 2_000)  # bytes of an event, drawn from these
 ANSWER_S = 30.0
+SLOW_S = 0.5
 
 
 def room_for(connections: int) -> None:
@@ -29,7 +30,10 @@ def room_for(connections: int) -> None:
 
 @dataclass
 class Many:
-    """`open_now` and `open_most` count connections; `seconds` has the time of every call that was accepted."""
+    """`open_now` and `open_most` count connections; `seconds` has the time of every call that was accepted.
+
+    `late_s` is by how much the sender's own loop was late at worst: times are no better than that.
+    """
 
     journals: Sequence[Journal]
     pause_s: float
@@ -38,11 +42,15 @@ class Many:
     open_now: int = 0
     open_most: int = 0
     reconnects: int = 0
+    late_s: float = 0.0
+    slow_at: Counter[int] = field(default_factory=Counter)  # calls above SLOW_S by the second they began in
 
     async def run(self, connections: int, seconds: float) -> None:
         """Open them over a few seconds, send for so long, and end when every call in hand is accepted."""
         stop = asyncio.Event()
+        self._began = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_own_loop(stop))
             for number in range(connections):
                 tasks.create_task(self._producer(number, stop))
                 if number % 20 == 19:
@@ -50,12 +58,16 @@ class Many:
             await asyncio.sleep(seconds)
             stop.set()
 
+    async def _watch_own_loop(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            self.late_s = max(self.late_s, time.perf_counter() - before - 0.01)
+
     async def _producer(self, number: int, stop: asyncio.Event) -> None:
         dice, journal = random.Random(number), self.journals[number % len(self.journals)]
         connection = _Connection(journal)
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), dice.uniform(0, 2 * self.pause_s))
+        while not await pause(stop, dice.uniform(0, 2 * self.pause_s)):
             journal.padding_bytes = dice.choice(PADDINGS)
             batch = journal.batch(dice.choice(SIZES))
             body = json.dumps(journal.documents(batch)).encode()
@@ -78,7 +90,9 @@ class Many:
             connection.close()
             status = None
         if status == 202:
-            self.seconds.append(time.perf_counter() - began)
+            self.seconds.append(took := time.perf_counter() - began)
+            if took > SLOW_S:
+                self.slow_at[int(began - self._began)] += 1
         if not connection.is_open:
             self.open_now -= 1
         self.statuses[status] += 1
