@@ -120,7 +120,7 @@ async def test_a_watch_that_was_killed_knows_what_it_knew_and_tells_nothing_twic
 @pytest.mark.chaos
 def test_asked_to_stop_while_it_starts_watch_ends_with_0(parts: Parts, tmp_path: Path) -> None:
     watch = Pod("w1", "watch", tmp_path, parts.env).start(wait=False)
-    while "_Keys" not in watch.log.read_text():  # Faust is starting
+    while "process.started" not in watch.log.read_text():
         assert watch.child is not None
         assert watch.child.exit_code is None
     assert watch.terminate() == 0
