@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -41,16 +42,39 @@ def test_each_failpoint_of_the_list_is_one_place_in_the_code_and_the_reverse() -
     assert Counter(places()) == Counter(list(POINTS))
 
 
+def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
 def test_each_failpoint_is_exercised_by_a_test_of_the_suite() -> None:
     """Collected as the suite does it: what each test that is not skipped declares (tests/support/failpoints.py)."""
     files = [str(file) for file in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.failpoints" in file.read_text()]
-    collect = ["--collect-only", "-q", "-m", "not chaos", "-p", "tests.support.failpoints", "-p", "no:cacheprovider"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *collect, *files], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    ran = run_pytest("--collect-only", "-m", "not chaos", "-p", "tests.support.failpoints", *files)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     [said] = [line for line in ran.stdout.splitlines() if line.startswith("declared: ")]
     assert json.loads(said.removeprefix("declared: ")) == sorted(POINTS)
+
+
+EMPTY_PROMISES = """
+import pytest
+
+@pytest.mark.failpoints("ingest.http.before_ack")
+def test_that_does_not_get_there(): pass
+
+@pytest.mark.failpoints
+@pytest.mark.parametrize("point", ["spool.purge.before_delete"])
+def test_that_skips_itself(point): pytest.skip("not today")
+"""
+
+
+def test_a_test_that_declares_a_point_and_does_not_see_it_held_fails(tmp_path: Path) -> None:
+    (tmp_path / "test_promises.py").write_text(EMPTY_PROMISES)
+    ran = run_pytest("-c", os.devnull, "--rootdir", str(tmp_path), "-p", "tests.integration.conftest", str(tmp_path))
+    assert "1 passed, 1 skipped, 2 errors" in ran.stdout, ran.stdout + ran.stderr
+    for name in ("ingest.http.before_ack", "spool.purge.before_delete"):
+        assert f"but no process was held there: ['{name}']" in ran.stdout
 
 
 def test_the_command_lists_them_all() -> None:
