@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
-    from cli import catalogue, db, dev, keys, run, spools, topics
+    from cli import catalogue, db, dev, keys, meters, run, spools, topics
     from cli.demo.command import demo, proof
     from services.aggregator.commands import app as anomalies
     from services.ingest.commands import app as events
@@ -34,6 +34,7 @@ def compose() -> typer.Typer:
 
     app.add_typer(run.app, name="run")
     app.add_typer(catalogue.app, name="catalogue")
+    app.add_typer(meters.app, name="meters")
     app.add_typer(keys.app, name="keys")
     app.add_typer(topics.app, name="topics")
     app.add_typer(spools.app, name="spools")

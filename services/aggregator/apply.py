@@ -156,7 +156,7 @@ def _dispositions(size: int, events: Sequence[Checked], split: Split, current: E
 def _fresh(event: UsageEvent, current: Epoch) -> Disposition:
     if not event.live:
         return Disposition.TEST
-    if not event.quantities:
+    if not event.readings:
         return Disposition.UNMETERED
     if (event.organisation_id, event.month) in current.sealed:
         return Disposition.ADJUSTMENT

@@ -125,14 +125,15 @@ def stamp(
     raw = bytes(envelope.data)
     data = _read(raw)
     unmetered = accept_unknown_types and envelope.type not in meters.by_type
-    for meter in () if unmetered else meters.of_type(envelope.type):
-        meter.quantity(data)
+    time = _time(envelope.time, clock)
+    if not unmetered:
+        meters.readings(envelope.type, time, data)
     return StampedEvent(
         id=envelope.id,
         source=envelope.source,
         type=envelope.type,
         subject=envelope.subject,
-        time=_time(envelope.time, clock),
+        time=time,
         project=sender.project,
         live=sender.live,
         ingestedat=clock.now,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from services.invoicer import prices
 from services.invoicer.calculate import LineKey, Terms, Used
-from services.invoicer.document import ENGINE_VERSION
+from services.invoicer.document import ENGINE_VERSION, exact_text
+from services.invoicer.frozen_meter import frozen_meter
 from services.invoicer.pricing.lookup import PriceVersion
 from services.invoicer.tax.gstin import parse_gstin
 from services.invoicer.tax.states import state
@@ -18,9 +19,9 @@ from services.invoicer.tiling import frozen_lines, stretches
 from shared.domain.errors import NeedsPerson
 from shared.domain.meter import Meter
 from shared.domain.period import Month, day_start, time_zone
+from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
-from shared.usage.metering import read_meters
-from shared.usage.read import month_usage
+from shared.usage.read import level_before, month_usage
 from shared.usage.seal import Cut
 
 
@@ -64,8 +65,9 @@ async def gather(
     """
     versions = await prices.read_versions(connection, organisation.id)
     meters = await read_meters(connection)
+    start, end = month.bounds(organisation.zone)
     usage = {
-        (first_day, last_day): await _usage(connection, organisation, first_day, last_day)
+        (first_day, last_day): await _usage(connection, organisation, first_day, last_day, meters, end - start)
         for first_day, last_day in stretches(organisation.id, month, versions, meters)
     }
 
@@ -82,17 +84,26 @@ async def gather(
 
 
 async def _usage(
-    connection: Connection, organisation: Organisation, first_day: date, last_day: date
+    connection: Connection,
+    organisation: Organisation,
+    first_day: date,
+    last_day: date,
+    meters: Sequence[Meter],
+    whole: timedelta,
 ) -> dict[tuple[str, int], Used]:
-    """Sealed usage of these local days (both inclusive) by (item, meter version)."""
+    """Sealed usage of these local days (both inclusive) by (item, meter version); `whole` is the month's length."""
     found = await month_usage(
         connection,
         organisation.id,
         day_start(first_day, organisation.zone),
         day_start(last_day + timedelta(days=1), organisation.zone),
+        meters,
+        of=whole,
     )
     return {
-        (f"meter:{usage.meter_id}", usage.meter_version): Used(usage.sum, usage.count, usage.fingerprint)
+        (f"meter:{usage.meter.id}", usage.meter.version): Used(
+            usage.quantity, usage.parts.count, usage.parts.fingerprint
+        )
         for usage in found
     }
 
@@ -151,13 +162,15 @@ async def _header(
         "prices": {"through_id": max((version.id for version in versions), default=0)},
         # All of them, not only those with a line: usage of a meter that has no line is found by counting again.
         "meters": [
-            {
-                "id": meter.id,
-                "version": meter.version,
-                "event_type": meter.event_type,
-                "aggregation": meter.aggregation,
-                "value_path": meter.value_path,
-            }
+            frozen_meter(meter) | await _level(connection, organisation, meter, start)
             for meter in sorted(meters, key=lambda meter: (meter.id, meter.version))
         ],
     }
+
+
+async def _level(connection: Connection, organisation: Organisation, meter: Meter, start: datetime) -> dict[str, str]:
+    """What a weighted_sum carries into the month: frozen, for it is made of all that came before."""
+    if meter.aggregation != "weighted_sum":
+        return {}
+    begins = max(start, meter.effective_from or start)
+    return {"level": exact_text(await level_before(connection, organisation.id, meter.id, begins))}

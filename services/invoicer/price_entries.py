@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from services.invoicer.pricing import Flat, PerUnit, Price
 from services.invoicer.tax.gstin import parse_gstin
 from services.invoicer.tax.rates import RATES
-from shared.catalogue.file import Id, MeterId
+from shared.catalogue.file import Id
+from shared.catalogue.meter_entry import MeterId
 from shared.domain.errors import Rejected, Usage
 from shared.domain.money import exponent
 from shared.runtime.documents import problems

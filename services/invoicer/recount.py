@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
 from zoneinfo import ZoneInfo
 
@@ -16,13 +16,14 @@ import msgspec
 
 from services.invoicer.calculate import LineKey, Used
 from services.invoicer.document import Document
+from services.invoicer.frozen_meter import thawed_meter
 from shared.contracts.messages.event import decode_event
 from shared.domain.errors import Rejected
-from shared.domain.identity import Fingerprint, identity_key, read_data
-from shared.domain.meter import Meter, MeterIndex
-from shared.domain.money import EXACT
-from shared.domain.period import Month, time_zone
+from shared.domain.identity import identity_key, read_data
+from shared.domain.meter import ZERO, Meter, MeterIndex
+from shared.domain.period import Month, day_start, local_hour_start, time_zone
 from shared.kafka.records import Record
+from shared.usage.parts import SUMS, Parts, Period, quantity
 from shared.usage.read import StoredSegment
 from shared.usage.seal import Cut
 from shared.usage.segment import Disposition
@@ -40,8 +41,9 @@ class Recount:
     end: datetime  # the next month's
     cut: Cut
     meters: MeterIndex
+    levels: dict[tuple[str, int], Decimal]  # what each weighted_sum carries into the month, or into its first hour
     unreadable: list[str] = field(default_factory=list)
-    _days: dict[_DayKey, Used] = field(default_factory=dict)
+    _days: dict[_DayKey, Parts] = field(default_factory=dict)
 
     @classmethod
     def of(cls, document: Document) -> Recount:
@@ -55,67 +57,77 @@ class Recount:
             zone,
             *Month.parse(document["period"]["month"]).bounds(zone),
             Cut(document["cut"]["id"], offsets),
-            MeterIndex.of(
-                Meter(m["id"], m["version"], m["id"], m["event_type"], m["aggregation"], m["value_path"])
-                for m in document["meters"]
-            ),
+            MeterIndex.of(map(thawed_meter, document["meters"])),
+            {(said["id"], said["version"]): Decimal(said["level"]) for said in document["meters"] if "level" in said},
         )
 
-    def add(self, record: Record, event_type: str, time: datetime, key: bytes, data: object) -> None:
+    def add(self, record: Record, event_type: str, time: datetime, id: str, key: bytes, data: object) -> None:
         """Count one event of the organisation if it belongs to this invoice."""
         below = self.cut.below(record.topic, record.partition, record.offset)
         if not below or not self.start <= time < self.end:
             return
-        day = time.astimezone(self.zone).date()
+        day, hour = time.astimezone(self.zone).date(), local_hour_start(time, self.zone)
         for meter in self.meters.by_type.get(event_type, ()):
             try:
-                quantity = meter.quantity(data)
+                reading = meter.reading(data) if meter.counts_at(hour) else None
             except Rejected as error:
                 self.unreadable.append(f"{_place(record)} was counted, but {error.message}")
                 continue
-            at = (meter.id, meter.version, day)
-            before = self._days.get(at, Used(Decimal(0), 0, Fingerprint()))
-            self._days[at] = Used(before.quantity + quantity, before.events + 1, before.fingerprint.with_key(key))
+            if reading is not None:
+                self._days.setdefault((meter.id, meter.version, day), Parts()).add(reading, key, time, id)
 
     def used(self, keys: Sequence[LineKey]) -> dict[LineKey, Used]:
         """Usage of each line that is a meter's."""
+        versions = {
+            (f"meter:{meter.id}", meter.version): meter for all in self.meters.by_type.values() for meter in all
+        }
         return {
-            key: _sum(
-                used
-                for (meter_id, version, day), used in self._days.items()
-                if (f"meter:{meter_id}", version) == (key.item, key.meter_version)
-                and key.first_day <= day <= key.last_day
-            )
+            key: self._used(versions[key.item, key.meter_version], key.first_day, key.last_day)
             for key in keys
-            if key.meter_version is not None
+            if key.meter_version is not None and (key.item, key.meter_version) in versions
         }
 
-    def used_on(self, meter: Meter, first_day: date, last_day: date) -> bool:
-        """Whether the meter has usage on these local days (both inclusive)."""
-        return any(
-            (meter_id, version) == (meter.id, meter.version) and first_day <= day <= last_day
-            for meter_id, version, day in self._days
+    def _used(self, meter: Meter, first_day: date, last_day: date) -> Used:
+        parts, level = Parts(), self.levels.get((meter.id, meter.version), ZERO)
+        with localcontext(SUMS):
+            for (meter_id, version, day), found in self._days.items():
+                if (meter_id, version) != (meter.id, meter.version):
+                    continue
+                if first_day <= day <= last_day:
+                    parts.merge(found)
+                elif day < first_day:
+                    level += found.sum
+        start, end = day_start(first_day, self.zone), day_start(last_day + timedelta(days=1), self.zone)
+        period = Period(
+            max(start, meter.effective_from or start), min(end, meter.effective_until or end), self.end - self.start
         )
+        found_quantity = quantity(meter.aggregation, parts, period, level=level)
+        return Used(ZERO if found_quantity is None else found_quantity, parts.count, parts.fingerprint)
+
+    def used_on(self, meter: Meter, first_day: date, last_day: date) -> bool:
+        """Whether the meter has usage on these local days (both inclusive): events, or a level that is carried."""
+        used = self._used(meter, first_day, last_day)
+        return used.events > 0 or used.quantity != 0
 
     def uncovered(self, keys: Sequence[LineKey]) -> list[str]:
         """Usage that no line of the invoice covers, in words."""
         left = [
-            (at, used)
-            for at, used in sorted(self._days.items())
+            (at, self._days[at])
+            for at in sorted(self._days)
             if not any(
                 (f"meter:{at[0]}", at[1]) == (key.item, key.meter_version) and key.first_day <= at[2] <= key.last_day
                 for key in keys
             )
         ]
         return [
-            f"meter {meter_id} has usage of {used.quantity} ({used.events} events) on {day}, which no line covers"
-            for (meter_id, _, day), used in left
+            f"meter {meter_id} has usage of {parts.sum} ({parts.count} events) on {day}, which no line covers"
+            for (meter_id, _, day), parts in left
         ]
 
 
 def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], owners: Mapping[str, str]) -> None:
     """Add a segment's records. `recounts` by organisation, `owners` project -> organisation."""
-    with localcontext(EXACT):
+    with localcontext(SUMS):
         for record, disposition in segment:
             if disposition is not Disposition.COUNTED or record.value is None:
                 continue
@@ -132,19 +144,7 @@ def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], own
                 continue
             key = identity_key(stamped.project, stamped.live, stamped.source, stamped.id)
             for recount in wanted:
-                recount.add(record, stamped.type, stamped.time, key, data)
-
-
-def _sum(parts: Iterable[Used]) -> Used:
-    with localcontext(EXACT):
-        quantity, events, fingerprint = Decimal(0), 0, Fingerprint()
-        for part in parts:
-            quantity, events, fingerprint = (
-                quantity + part.quantity,
-                events + part.events,
-                fingerprint + part.fingerprint,
-            )
-    return Used(quantity, events, fingerprint)
+                recount.add(record, stamped.type, stamped.time, stamped.id, key, data)
 
 
 def _all(recounts: Mapping[str, Sequence[Recount]]) -> Iterable[Recount]:

@@ -12,13 +12,14 @@ from typing import Any
 from services.invoicer import prices
 from services.invoicer.calculate import FrozenLine, LineKey, terms_of
 from services.invoicer.document import Document, differences, exact_text
+from services.invoicer.frozen_meter import frozen_meter
 from services.invoicer.recount import Recount
 from services.invoicer.tiling import frozen_lines
 from shared.domain.errors import NeedsPerson
 from shared.domain.meter import Meter
 from shared.domain.period import Month
+from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
-from shared.usage.metering import read_meters
 from shared.usage.read import month_usage
 
 
@@ -30,11 +31,13 @@ async def term_problems(connection: Connection, document: Document, recount: Rec
     catalogue = {(meter.id, meter.version): meter for meter in await read_meters(connection)}
     frozen = {(said["id"], said["version"]): said for said in document["meters"]}
     found = list(_meter_problems(frozen, catalogue))
-    sealed = await month_usage(connection, recount.organisation_id, recount.start, recount.end)
+    sealed = await month_usage(
+        connection, recount.organisation_id, recount.start, recount.end, list(catalogue.values())
+    )
     found += [
-        f"meter {usage.meter_id} version {usage.meter_version} has usage, but the invoice does not know it"
+        f"meter {usage.meter.id} version {usage.meter.version} has usage, but the invoice does not know it"
         for usage in sealed
-        if (usage.meter_id, usage.meter_version) not in frozen
+        if (usage.meter.id, usage.meter.version) not in frozen
     ]
     versions = await prices.read_versions(connection, recount.organisation_id)
     through_id = document["prices"]["through_id"]
@@ -71,14 +74,8 @@ def _meter_problems(
 ) -> Iterator[str]:
     for key, said in frozen.items():
         meter = catalogue.get(key)
-        stored = meter and {
-            "id": meter.id,
-            "version": meter.version,
-            "event_type": meter.event_type,
-            "aggregation": meter.aggregation,
-            "value_path": meter.value_path,
-        }
-        yield from differences(said, stored, f"meter {key[0]} version {key[1]}")
+        said = {name: value for name, value in said.items() if name != "level"}  # no part of the definition
+        yield from differences(said, meter and frozen_meter(meter), f"meter {key[0]} version {key[1]}")
 
 
 def _name(key: LineKey) -> str:

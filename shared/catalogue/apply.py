@@ -1,7 +1,7 @@
 """Apply a catalogue file: one transaction for tables, epoch, audit and outbox.
 
 1  lock the catalogue (two operators at once: one after the other), compare with what is there
-2  write what differs, each with the next version; meters never change
+2  write what differs, each with the next version; what a meter counted never changes
 3  raise the epoch when batches must reload (project, zone or meter changed)
 4  outbox rows for catalogue.v1      crash before COMMIT: nothing happened
 5  COMMIT; the caller drains the outbox rows (crash before: the relay of any later apply does)
@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, timedelta
 from typing import Any
+
+from msgspec import UNSET
 
 from shared.audit.append import append
 from shared.catalogue import key_store
-from shared.catalogue.file import CatalogueFile, KeyEntry, LimitEntry, MeterEntry, OrganisationEntry, ProjectEntry
+from shared.catalogue.file import CatalogueFile, KeyEntry, LimitEntry, OrganisationEntry, ProjectEntry
 from shared.catalogue.key_store import NewKey, limit_of
 from shared.catalogue.keys import MadeKey
+from shared.catalogue.meter_entry import MeterEntry
 from shared.contracts.messages.catalogue import (
     CatalogueMessage,
     Limit,
@@ -27,10 +31,15 @@ from shared.contracts.messages.catalogue import (
     encode_catalogue,
     key_of,
 )
+from shared.domain.definition import filters_json, group_by_json
 from shared.domain.errors import Usage
+from shared.domain.meter import Meter
 from shared.postgres import epoch, outbox
+from shared.postgres.meters import read_meters
 from shared.postgres.outbox import OutboxMessage
 from shared.postgres.pool import Connection
+
+MAX_CLOCK_AHEAD = timedelta(minutes=10)  # events may be 5 minutes ahead, and clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,38 +205,59 @@ async def _project(connection: Connection, entry: ProjectEntry, applied: Applied
 
 
 async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) -> None:
-    name = entry.name or entry.id
-    wanted = (name, entry.event_type, entry.aggregation, entry.value_path, entry.unit, entry.billable)
-    found = await _one(
-        connection,
-        """
-        SELECT name, event_type, aggregation, value_path, unit, billable FROM catalogue.meter
-        WHERE id = %s ORDER BY version DESC LIMIT 1
-        """,
-        (entry.id,),
+    newest = max(
+        (meter for meter in await read_meters(connection) if meter.id == entry.id),
+        key=lambda meter: meter.version,
+        default=None,
     )
-    if found == wanted:
+    wanted = entry.meter(newest.version if newest else 1)
+    if newest == wanted:
         applied.note("meter", entry.id, "exists", None)
         return
-    if found is not None:
-        raise Usage(f"meter {entry.id} exists with another definition, and a meter never changes: give it a new id")
-    await _refuse_late_meter(connection, entry, applied)
+    if newest is not None:
+        await _require_future(
+            connection, entry, f"meter {entry.id} exists with another definition, which never changes"
+        )
+        wanted = entry.meter(newest.version + 1)
+    else:
+        await _refuse_late_meter(connection, entry, applied)
     await connection.execute(
         """
-        INSERT INTO catalogue.meter (id, name, event_type, aggregation, value_path, unit, billable)
-        VALUES (%s, %s, %s, %s, %s, %s, %s)
+        INSERT INTO catalogue.meter (
+            id, version, name, event_type, aggregation, value_path, unit, billable, clamp_min, clamp_max,
+            filters, group_by, effective_from
+        ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s::jsonb, coalesce(%s, '-infinity'::timestamptz))
         """,
-        (entry.id, *wanted),
+        (
+            *(wanted.id, wanted.version, wanted.name, wanted.event_type, wanted.aggregation, wanted.value_path),
+            *(wanted.unit, wanted.billable, wanted.clamp_min, wanted.clamp_max),
+            *(filters_json(wanted.filters), group_by_json(wanted.group_by), wanted.effective_from),
+        ),
     )
     applied.epoch_moves = True
-    message = MeterMessage(
-        entry.id, 1, name, entry.event_type, entry.aggregation, entry.value_path, entry.unit, entry.billable
+    applied.note("meter", entry.id, "changed" if newest else "created", _meter_message(wanted))
+
+
+def _meter_message(meter: Meter) -> MeterMessage:
+    return MeterMessage(
+        id=meter.id,
+        version=meter.version,
+        name=meter.name,
+        event_type=meter.event_type,
+        aggregation=meter.aggregation,
+        value_path=meter.value_path,
+        unit=meter.unit,
+        billable=meter.billable,
+        clamp_min=UNSET if meter.clamp_min is None else str(meter.clamp_min),
+        clamp_max=UNSET if meter.clamp_max is None else str(meter.clamp_max),
+        filters=filters_json(meter.filters) if meter.filters else UNSET,
+        group_by=group_by_json(meter.group_by) if meter.group_by else UNSET,
+        effective_from=UNSET if meter.effective_from is None else meter.effective_from,
     )
-    applied.note("meter", entry.id, "created", message)
 
 
 async def _refuse_late_meter(connection: Connection, entry: MeterEntry, applied: Applied) -> None:
-    """Meters of one event type are made together, in one apply.
+    """Meters of one event type are made together, in one apply, or count from a future hour on.
 
     Events counted before a meter existed are not in its windows, so an invoice would differ from its own proof.
     """
@@ -237,10 +267,20 @@ async def _refuse_late_meter(connection: Connection, entry: MeterEntry, applied:
         "SELECT id FROM catalogue.meter WHERE event_type = %s AND id <> ALL(%s) LIMIT 1",
         (entry.event_type, made_now),
     )
-    if found is not None:
+    if found is not None or entry.effective_from is not None:
+        reason = f"meter {entry.id}: events of type {entry.event_type!r} may have been counted already"
+        await _require_future(connection, entry, f"{reason} (by {found[0]})" if found else f"meter {entry.id}")
+
+
+async def _require_future(connection: Connection, entry: MeterEntry, reason: str) -> None:
+    """No event of an hour that has begun, or of a clock that runs ahead, may have been counted otherwise."""
+    earliest = await _one(
+        connection, "SELECT date_trunc('hour', now() + %s, 'UTC') + interval '1 hour'", (MAX_CLOCK_AHEAD,)
+    )
+    assert earliest is not None
+    if entry.effective_from is None or entry.effective_from < earliest[0]:
         raise Usage(
-            f"meter {entry.id}: events of type {entry.event_type!r} may have been counted already (by {found[0]}), and "
-            "a new meter cannot be filled with older events yet: use another event type"
+            f"{reason}: give it effective_from, {earliest[0].astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} or a later hour"
         )
 
 

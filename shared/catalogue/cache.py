@@ -14,12 +14,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from msgspec import UNSET
 
 from shared.catalogue import cache_file
 from shared.contracts.messages.catalogue import (
@@ -31,6 +33,7 @@ from shared.contracts.messages.catalogue import (
     decode_catalogue,
 )
 from shared.contracts.topics import CATALOGUE
+from shared.domain.definition import filters_of, group_by_of
 from shared.domain.errors import BrokerAway, Misconfigured
 from shared.domain.meter import Aggregation, Meter, MeterIndex
 from shared.observability import logging, names
@@ -308,14 +311,18 @@ def _index(known: _Known) -> MeterIndex:
 
 
 def _meter(message: MeterMessage) -> Meter:
-    aggregation: Aggregation = "count" if message.aggregation == "count" else "sum"
     return Meter(
-        message.id,
-        message.version,
-        message.name,
-        message.event_type,
-        aggregation,
-        message.value_path,
-        message.unit,
-        message.billable,
+        id=message.id,
+        version=message.version,
+        name=message.name,
+        event_type=message.event_type,
+        aggregation=cast(Aggregation, message.aggregation),
+        value_path=message.value_path,
+        unit=message.unit,
+        billable=message.billable,
+        clamp_min=None if message.clamp_min is UNSET else Decimal(message.clamp_min),
+        clamp_max=None if message.clamp_max is UNSET else Decimal(message.clamp_max),
+        filters=() if message.filters is UNSET else filters_of(message.filters),
+        group_by=() if message.group_by is UNSET else group_by_of(message.group_by),
+        effective_from=None if message.effective_from is UNSET else message.effective_from,
     )

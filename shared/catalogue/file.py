@@ -8,19 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from shared.catalogue.meter_entry import Entry, MeterEntry
 from shared.domain.errors import Rejected, Usage
 from shared.domain.period import time_zone
 from shared.runtime.documents import problems, read_yaml
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Scope = Literal["events:write", "usage:read"]
-MeterId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,62}$")]
-
-
-class Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class LimitEntry(Entry):
@@ -69,24 +65,6 @@ class ProjectEntry(Entry):
     name: str = ""
     accept_unknown_types: bool = False
     raw_topic: bool = False
-
-
-class MeterEntry(Entry):
-    """`value_path`: dots lead into `data`; needed by sum, meaningless for count."""
-
-    id: MeterId
-    name: str = ""
-    event_type: Annotated[str, Field(min_length=1, max_length=200)]
-    aggregation: Literal["count", "sum"]
-    value_path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")] | None = None
-    unit: str = "unit"
-    billable: bool = True
-
-    @model_validator(mode="after")
-    def _path_fits(self) -> MeterEntry:
-        if (self.aggregation == "count") != (self.value_path is None):
-            raise ValueError("sum needs value_path, count must not have one")
-        return self
 
 
 class KeyEntry(Entry):

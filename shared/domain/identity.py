@@ -75,6 +75,11 @@ def _depth(data: Any) -> int:
     return depth
 
 
+def canonical(data: Any) -> bytes:
+    """JSON of what `read_data` gave, in one spelling: keys in order, no spaces, each number in one form."""
+    return _encode(data)
+
+
 def payload_fingerprint(type: str, subject: str, data: Any) -> int:
     """Signed 64-bit fingerprint of (type, subject, data), `data` as `read_data` gives it.
 

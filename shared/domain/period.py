@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from shared.domain.errors import Rejected, Usage
@@ -124,6 +125,46 @@ def _hour_start(instant: datetime, zone: ZoneInfo) -> datetime:
     if start.astimezone(zone).utcoffset() == offset:
         return start
     return _first(start, instant, lambda moment: moment.astimezone(zone).utcoffset() == offset)
+
+
+Window = Literal["hour", "day", "month", "period"]
+MAX_WINDOWS = 10_000
+
+
+def split(start: datetime, end: datetime, window: Window, zone: ZoneInfo) -> list[tuple[datetime, datetime]]:
+    """[start, end) in windows of the zone; the first and the last are cut off by the period.
+
+    Raises Usage: bounds that are no starts of local hours (usage is not kept finer), nothing between them, too many
+    windows.
+    """
+    for name, instant in (("start", start), ("end", end)):
+        if local_hour_start(instant, zone) != instant:
+            raise Usage(f"{name}: {instant.isoformat()} is not the start of an hour in {zone.key}")
+    if start >= end:
+        raise Usage("end: must be after start")
+    found = []
+    while start < end:
+        after = min(end, _window_end(start, window, zone) or end)
+        found.append((start, after))
+        if len(found) > MAX_WINDOWS:
+            raise Usage(f"window: more than {MAX_WINDOWS} of them; ask for longer windows or a shorter period")
+        start = after
+    return found
+
+
+def _window_end(start: datetime, window: Window, zone: ZoneInfo) -> datetime | None:
+    local = start.astimezone(zone)
+    match window:
+        case "hour":
+            after = start + timedelta(hours=1)
+            begins = local_hour_start(after, zone)
+            return begins if begins > start else after  # clocks that change inside an hour
+        case "day":
+            return day_start(local.date() + timedelta(days=1), zone)
+        case "month":
+            return Month(local.year, local.month).bounds(zone)[1]
+        case "period":
+            return None
 
 
 def indian_financial_year(day: date) -> str:

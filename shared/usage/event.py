@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +13,7 @@ import msgspec
 from shared.contracts.messages.event import StampedEvent, decode_event
 from shared.domain.errors import Rejected
 from shared.domain.identity import identity_key, payload_fingerprint, read_data
-from shared.domain.meter import Meter, MeterIndex
+from shared.domain.meter import MeterIndex, Reading
 from shared.domain.period import Month, local_hour_start
 
 
@@ -36,9 +35,9 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """`hour` is the UTC instant at which the event's local hour starts; `quantities` has one entry per meter fed.
+    """`hour` is the UTC instant at which the event's local hour starts; `readings` has one entry per meter fed.
 
-    Without quantities no meter counts its type: it was accepted for one that will come.
+    Without readings no meter counts it: its type was accepted for one that will come, or filters leave it out.
     """
 
     organisation_id: str
@@ -50,7 +49,8 @@ class UsageEvent:
     month: Month
     key: bytes
     fingerprint: int
-    quantities: tuple[tuple[Meter, Decimal], ...]
+    readings: tuple[Reading, ...]
+    id: str
 
 
 def read_event(value: bytes | None, metering: Metering) -> UsageEvent:
@@ -75,7 +75,6 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
         raise Rejected("unknown_project", f"there is no project {stamped.project!r}")
     # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
     unmetered = stamped.unmetered and stamped.type not in metering.meters.by_type
-    meters = () if unmetered else metering.meters.of_type(stamped.type)
     try:
         hour, month = local_hour_start(stamped.time, owner.zone), Month.of(stamped.time, owner.zone)
     except OverflowError:
@@ -90,5 +89,6 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
         month=month,
         key=identity_key(stamped.project, stamped.live, stamped.source, stamped.id),
         fingerprint=payload_fingerprint(stamped.type, stamped.subject, data),
-        quantities=tuple((meter, meter.quantity(data)) for meter in meters),
+        readings=() if unmetered else metering.meters.readings(stamped.type, hour, data),
+        id=stamped.id,
     )

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, localcontext
+from decimal import localcontext
 from typing import NamedTuple
 
-from shared.domain.identity import Fingerprint
-from shared.domain.money import EXACT
 from shared.usage.event import UsageEvent
-
-ZERO = Decimal(0)
+from shared.usage.parts import SUMS, Parts
 
 
 class WindowKey(NamedTuple):
@@ -29,37 +25,24 @@ class WindowKey(NamedTuple):
     hour: datetime
 
 
-@dataclass(slots=True)
-class WindowDelta:
-    """What one batch adds to one window; merging it into the row is the same sums."""
-
-    count: int = 0
-    sum: Decimal = ZERO
-    fingerprint: Fingerprint = Fingerprint()
-
-
-def fold(events: Iterable[UsageEvent]) -> dict[WindowKey, WindowDelta]:
-    """Window deltas of `events`, one per (meter version, dimensions, local hour) touched.
+def fold(events: Iterable[UsageEvent]) -> dict[WindowKey, Parts]:
+    """What `events` add to windows, one entry per (meter version, dimensions, local hour) touched.
 
     Raises nothing: what a meter refuses was rejected before its identity was claimed.
     """
-    deltas: dict[WindowKey, WindowDelta] = defaultdict(WindowDelta)
-    with localcontext(EXACT):
+    deltas: dict[WindowKey, Parts] = defaultdict(Parts)
+    with localcontext(SUMS):
         for event in events:
-            for meter, quantity in event.quantities:
-                delta = deltas[
-                    WindowKey(
-                        event.organisation_id,
-                        event.project_id,
-                        event.live,
-                        event.subject,
-                        meter.id,
-                        meter.version,
-                        "",
-                        event.hour,
-                    )
-                ]
-                delta.count += 1
-                delta.sum += quantity
-                delta.fingerprint = delta.fingerprint.with_key(event.key)
+            for reading in event.readings:
+                key = WindowKey(
+                    event.organisation_id,
+                    event.project_id,
+                    event.live,
+                    event.subject,
+                    reading.meter.id,
+                    reading.meter.version,
+                    reading.dimensions,
+                    event.hour,
+                )
+                deltas[key].add(reading, event.key, event.time, event.id)
     return dict(deltas)

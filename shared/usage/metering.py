@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from shared.domain.meter import Meter, MeterIndex
+from shared.domain.meter import MeterIndex
 from shared.domain.period import time_zone
+from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
 from shared.usage.event import Metering, Owner
 
@@ -22,13 +23,3 @@ async def read_metering(connection: Connection) -> Metering:
         owners={project: Owner(organisation, time_zone(zone)) for project, organisation, zone in projects},
         meters=MeterIndex.of(await read_meters(connection)),
     )
-
-
-async def read_meters(connection: Connection) -> list[Meter]:
-    """Every version of every meter."""
-    rows = await (
-        await connection.execute(
-            "SELECT id, version, name, event_type, aggregation, value_path, unit, billable FROM catalogue.meter"
-        )
-    ).fetchall()
-    return [Meter(*row) for row in rows]

@@ -2,43 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from shared.domain.identity import Fingerprint
+from shared.domain.meter import ZERO, Meter, MeterIndex
 from shared.kafka.records import Record
 from shared.postgres.pool import Connection
+from shared.usage.parts import Parts, Period, quantity
 from shared.usage.segment import Disposition, from_letters, unpack
 
 
 @dataclass(frozen=True, slots=True)
 class MeterUsage:
-    """Usage of one organisation, one meter version, one month: all projects and subjects together, live only."""
+    """Usage of one organisation and one meter version in a period: all projects and subjects together, live only.
 
-    meter_id: str
-    meter_version: int
-    count: int
-    sum: Decimal
-    fingerprint: Fingerprint
+    `unique` where the meter counts distinct values; `level` is what all deltas before `period` add up to, for
+    weighted_sum.
+    """
+
+    meter: Meter
+    period: Period
+    parts: Parts
+    unique: int | None = None
+    level: Decimal = ZERO
+
+    @property
+    def quantity(self) -> Decimal:
+        """There was usage, so there is one."""
+        found = quantity(self.meter.aggregation, self.parts, self.period, level=self.level, unique=self.unique)
+        assert found is not None, "no event, yet usage"
+        return found
 
 
-async def month_usage(connection: Connection, organisation_id: str, start: datetime, end: datetime) -> list[MeterUsage]:
-    """Totals per meter from the windows whose hour starts in [start, end), in order of meter."""
+async def month_usage(
+    connection: Connection,
+    organisation_id: str,
+    start: datetime,
+    end: datetime,
+    meters: Sequence[Meter],
+    *,
+    of: timedelta | None = None,
+) -> list[MeterUsage]:
+    """Usage of each meter version from the windows whose hour starts in [start, end), in order of meter.
+
+    Without events only a weighted_sum has usage: the level that it carries. `of`: see `Period`.
+    """
+    parts = await _parts(connection, organisation_id, start, end)
+    unique = await _unique(connection, organisation_id, start, end)
+    found = []
+    for meter in sorted(MeterIndex.versions(meters), key=lambda meter: (meter.id, meter.version)):
+        period = Period(
+            max(start, meter.effective_from or start), min(end, meter.effective_until or end), of or end - start
+        )
+        if period.start >= period.end:
+            continue
+        level = ZERO
+        if meter.aggregation == "weighted_sum":
+            level = await level_before(connection, organisation_id, meter.id, period.start)
+        at = (meter.id, meter.version)
+        if at in parts or level:
+            found.append(MeterUsage(meter, period, parts.get(at, Parts()), unique.get(at), level))
+    return found
+
+
+async def level_before(connection: Connection, organisation_id: str, meter_id: str, instant: datetime) -> Decimal:
+    """What the deltas of a weighted_sum meter add up to before this hour; late ones with them."""
+    row = await (
+        await connection.execute(
+            """
+            SELECT
+                (SELECT coalesce(sum(sum), 0) FROM usage.window
+                 WHERE organisation_id = %(organisation)s AND live AND meter_id = %(meter)s AND hour < %(instant)s)
+              + (SELECT coalesce(sum(value), 0) FROM usage.adjustment
+                 WHERE organisation_id = %(organisation)s AND meter_id = %(meter)s AND hour < %(instant)s)
+            """,
+            {"organisation": organisation_id, "meter": meter_id, "instant": instant},
+        )
+    ).fetchone()
+    assert row is not None
+    return Decimal(row[0])
+
+
+async def _parts(
+    connection: Connection, organisation_id: str, start: datetime, end: datetime
+) -> dict[tuple[str, int], Parts]:
     rows = await (
         await connection.execute(
             """
             SELECT meter_id, meter_version, sum(count)::bigint, sum(sum),
-                   sum(fingerprint_high)::bigint, sum(fingerprint_low)::bigint
+                   sum(fingerprint_high)::bigint, sum(fingerprint_low)::bigint, min(minimum), max(maximum),
+                   (array_agg(latest_time ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
+                       FILTER (WHERE latest_time IS NOT NULL))[1],
+                   (array_agg(latest_id ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
+                       FILTER (WHERE latest_time IS NOT NULL))[1],
+                   (array_agg(latest_value ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
+                       FILTER (WHERE latest_time IS NOT NULL))[1],
+                   sum(moment)
             FROM usage.window
             WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s
-            GROUP BY meter_id, meter_version ORDER BY meter_id, meter_version
+            GROUP BY meter_id, meter_version
             """,
             (organisation_id, start, end),
         )
     ).fetchall()
-    return [MeterUsage(row[0], row[1], row[2], row[3], Fingerprint(row[4], row[5])) for row in rows]
+    return {
+        (row[0], row[1]): Parts(
+            count=row[2],
+            sum=row[3],
+            fingerprint=Fingerprint(row[4], row[5]),
+            minimum=row[6],
+            maximum=row[7],
+            latest=None if row[8] is None else (row[8], row[9], row[10]),
+            moment=row[11],
+        )
+        for row in rows
+    }
+
+
+async def _unique(
+    connection: Connection, organisation_id: str, start: datetime, end: datetime
+) -> dict[tuple[str, int], int]:
+    rows = await (
+        await connection.execute(
+            """
+            SELECT meter_id, meter_version, count(DISTINCT digest) FROM usage.distinct_value
+            WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s AND events > 0
+            GROUP BY meter_id, meter_version
+            """,
+            (organisation_id, start, end),
+        )
+    ).fetchall()
+    return {(meter, version): count for meter, version, count in rows}
 
 
 @dataclass(frozen=True, slots=True)

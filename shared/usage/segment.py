@@ -30,7 +30,7 @@ class Disposition(StrEnum):
     REJECTED = "r"
     ADJUSTMENT = "a"  # counted, but after its month was sealed: billed by a later document
     TEST = "t"  # counted in test windows, never billed
-    UNMETERED = "u"  # its identity is taken, but no meter counted its type yet: in no window, on no invoice
+    UNMETERED = "u"  # its identity is taken, but no meter counts it (its type yet, or by a filter): on no invoice
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,7 @@ async def billing(
     parts: Parts,
     *organisations: Mapping[str, Any],
     prices: Sequence[Mapping[str, Any]] = PRICES,
+    meters: Sequence[Mapping[str, Any]] = METERS,
     pool_size: int = 5,
     wait_s: float = 10.0,
 ) -> AsyncIterator[World]:
@@ -138,7 +139,7 @@ async def billing(
         {
             "organisations": customers,
             "projects": [{"id": f"{one['id']}-app", "organisation": one["id"]} for one in customers],
-            "meters": METERS,
+            "meters": list(meters),
         },
     )
     settings = DatabaseSettings(

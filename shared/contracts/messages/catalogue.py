@@ -53,7 +53,11 @@ class ApiKeyMessage(msgspec.Struct, frozen=True, tag="api_key", tag_field="kind"
 
 
 class MeterMessage(msgspec.Struct, frozen=True, tag="meter", tag_field="kind"):
-    """`id` is `<meter id>@<version>` in the record key; here the plain meter id."""
+    """`id` is `<meter id>@<version>` in the record key; here the plain meter id.
+
+    Numbers are texts and `filters`, `group_by` are JSON in texts (shared/domain/definition.py), so that nothing is
+    rounded on the way. What is not there is not set.
+    """
 
     id: str
     version: int
@@ -63,6 +67,11 @@ class MeterMessage(msgspec.Struct, frozen=True, tag="meter", tag_field="kind"):
     value_path: str | None
     unit: str
     billable: bool
+    clamp_min: str | UnsetType = UNSET
+    clamp_max: str | UnsetType = UNSET
+    filters: str | UnsetType = UNSET
+    group_by: str | UnsetType = UNSET
+    effective_from: datetime | UnsetType = UNSET  # this version counts from this hour on; not there: always
 
 
 CatalogueMessage = OrganisationMessage | ProjectMessage | ApiKeyMessage | MeterMessage

@@ -97,7 +97,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"projects": [{"id": "new", "organisation": "nobody"}]}, "there is no organisation nobody"),
     (
         {"meters": [{"id": "requests", "event_type": "other", "aggregation": "count"}]},
-        "a meter never changes: give it a new id",
+        "another definition, which never changes: give it effective_from",
     ),
     (
         {"organisations": [{"id": "acme", "name": "Acme", "state_code": "29", "currency": "USD"}]},

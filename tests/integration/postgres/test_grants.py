@@ -19,6 +19,7 @@ WRITES: dict[str, dict[str, str]] = {
         "usage.adjustment": "I",
         "usage.anomaly": "I",
         "usage.conflict": "I",
+        "usage.distinct_value": "IU",
         "usage.identity": "I",
         "usage.key_activity": "I",
         "usage.segment": "I",

@@ -33,7 +33,7 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
             ],
             "meters": [
                 {"id": "m", "event_type": "t", "aggregation": "sum"},
-                {"id": "n", "event_type": "t", "aggregation": "max"},
+                {"id": "n", "event_type": "t", "aggregation": "median"},
             ],
             "keys": [{"name": "k", "project": "p", "scopes": ["everything"]}],
             "surprise": 1,
