@@ -50,7 +50,7 @@ async def outage(
     Everything is settled at the end: nothing answered is missing, nothing is counted twice.
     """
     journals = {pod: plant.journal(f"{name}-{pod}", plant.pods[pod]) for pod in ("plain", "spooling")}
-    patience_s = length_s + 60
+    patience_s = length_s + 90  # a consumer whose coordination died gives up after 30 s, and is started again
     loads = [journal.load(PRODUCERS, patience_s) for journal in journals.values()]
     async with loads[0], loads[1]:
         for journal in journals.values():

@@ -18,6 +18,7 @@ from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW
 from shared.kafka import topics
 from shared.postgres.migrate import migrate
 from shared.runtime import failpoints
+from shared.runtime.service import EXIT_DEPENDENCY
 from tests.conftest import Parts
 from tests.support.broker import ends
 from tests.support.catalogue import apply_document
@@ -87,6 +88,7 @@ class Plant:
 
     async def _open_ends(self, journals: tuple[Journal, ...]) -> dict[str, Any]:
         """What is still on its way, in the order in which it moves; empty at rest."""
+        self._start_again()
         if unsent := {path.stem: left for path in self.home.glob("*.sqlite3") if (left := unsent_in(path))}:
             return {"unsent in spools": unsent}
         if behind := await self._door_behind():
@@ -96,6 +98,12 @@ class Plant:
         stored = await self.archive()
         missing = {one.subject: len(one.answered.keys() - stored[one.subject][0].keys()) for one in journals}
         return {subject: count for subject, count in missing.items() if count}
+
+    def _start_again(self) -> None:
+        """As any supervisor does with a process that ended because a dependency was away too long."""
+        for pod in self.pods.values():
+            if pod.child is not None and pod.child.exit_code == EXIT_DEPENDENCY:
+                pod.start(wait=False)
 
     async def _lag(self) -> dict[int, int]:
         with psycopg.connect(self.parts.database_url) as owner:

@@ -172,18 +172,23 @@ async def test_a_cut_log_loses_what_was_cut_names_how_much_and_forwards_the_rest
     await running.settled(journal)
 
 
-async def test_a_pod_that_is_stopped_while_the_broker_is_away_ends_cleanly_and_keeps_what_it_has(
+async def test_pods_that_are_stopped_while_the_broker_hangs_end_cleanly_and_keep_what_they_have(
     running: Plant, broker: Broker
 ) -> None:
-    pod = await asyncio.to_thread(running.spooling("stopped").start)
-    journal = running.journal("stopped", pod)
+    pod, plain = running.spooling("stopped"), running.pod("plain", INGEST_ACK_DEADLINE_S="0.5")
+    await asyncio.to_thread(running.start, pod, plain)
+    journal, other = running.journal("stopped", pod), running.journal("plain", plain)
+    await other.send()
     async with frozen(broker):
         for _ in range(5):
             assert await journal.once(20) == 202
-        assert await asyncio.to_thread(pod.terminate) == 0, pod.log.read_text()[-2000:]
-    await asyncio.to_thread(pod.start)
-    await running.settled(journal)
-    assert len(journal.answered) == 100
+        assert await other.once() == 503
+        pods = [pod, plain, running.pods["aggregator"]]
+        codes = await asyncio.gather(*(asyncio.to_thread(each.terminate) for each in pods))
+        assert codes == [0, 0, 0], [each.log.read_text()[-1000:] for each in pods]
+    await asyncio.to_thread(running.start, *pods)
+    await running.settled(journal, other)
+    assert (len(journal.answered), len(other.answered)) == (100, 10)
 
 
 async def test_a_pod_with_a_copy_of_the_catalogue_starts_and_accepts_while_the_broker_is_away(
