@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from services.aggregator.batch import Decoded, PreparedBatch, prepare
-from services.aggregator.identity import Claim, Split, claim_identities, generations
+from services.aggregator.identity import Claim, claim_identities, generations
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
 from shared.domain.errors import DatabaseAway, Rejected
 from shared.domain.period import Month
@@ -98,8 +98,8 @@ class Aggregator:
         events, refused = _check(prepared.decoded, current.metering)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         await failpoint("aggregator.batch.after_offsets")
-        split = await claim_identities(connection, _claims(events), current.generations)
-        dispositions = _dispositions(len(prepared.batch.records), events, split, current)
+        seen = await claim_identities(connection, _claims(events), current.generations)
+        dispositions = _dispositions(len(prepared.batch.records), events, seen, current)
         await merge_windows(connection, fold(_of(events, dispositions, Disposition.COUNTED, Disposition.TEST)))
         await store_segments(connection, prepared.segments, dispositions)
         await record_conflicts(connection, _with_records(events, dispositions, Disposition.CONFLICT))
@@ -145,11 +145,13 @@ def _claims(events: Sequence[Checked]) -> list[Claim]:
     ]
 
 
-def _dispositions(size: int, events: Sequence[Checked], split: Split, current: Epoch) -> list[Disposition]:
+def _dispositions(
+    size: int, events: Sequence[Checked], seen: Mapping[int, Disposition], current: Epoch
+) -> list[Disposition]:
     """What became of each record of the batch; whatever is no checked event was rejected."""
     found = [Disposition.REJECTED] * size
     for one, event in events:
-        found[one.index] = split.disposition(one.index) or _fresh(event, current)
+        found[one.index] = seen.get(one.index) or _fresh(event, current)
     return found
 
 

@@ -21,8 +21,7 @@ from shared.kafka.records import Batch, Record
 from shared.usage.segment import Segment, pack
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """One record that is an event; whether it counts is decided under the epoch lock. `index` is its place."""
 
     index: int

@@ -1,22 +1,23 @@
 """Claim identities: which events are fresh, which were seen, which contradict what was seen.
 
-Fresh is what `INSERT ... ON CONFLICT DO NOTHING RETURNING` returned, nothing else. Fingerprints of the
-others are read in a second statement: one statement cannot see a row that was committed while it waited.
+Fresh is what `INSERT ... ON CONFLICT DO NOTHING` has inserted, nothing else. Fingerprints of the others are read in a
+second statement: one statement cannot see a row that was committed while it waited.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
+
+from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection
 from shared.usage.segment import Disposition
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One event of the batch that wants to count, in log order. `index` is its record's place in the batch."""
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """One event of the batch that wants to count. `index` is its record's place in the batch."""
 
     index: int
     key: bytes
@@ -25,64 +26,57 @@ class Claim:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Indexes by outcome."""
+async def claim_identities(
+    connection: Connection, claims: Sequence[Claim], generations: Sequence[int]
+) -> dict[int, Disposition]:
+    """Insert what is new into the open generation; DUPLICATE or CONFLICT for each index that is not fresh.
 
-    fresh: frozenset[int]
-    duplicates: frozenset[int]
-    conflicts: frozenset[int]
-
-    def disposition(self, index: int) -> Disposition | None:
-        """Duplicate or conflict; None for a fresh one, which the caller knows more about."""
-        if index in self.duplicates:
-            return Disposition.DUPLICATE
-        return Disposition.CONFLICT if index in self.conflicts else None
-
-
-async def claim_identities(connection: Connection, claims: Sequence[Claim], generations: Sequence[int]) -> Split:
-    """Insert what is new into the open generation and sort the rest. Rows are locked in order of key.
-
-    `generations`: all that exist in this epoch.
+    `claims` in log order; `generations`: all that exist in this epoch. Rows are locked in order of key.
     """
     first: dict[bytes, Claim] = {}
-    for claim in claims:
-        first.setdefault(claim.key, claim)
-    inserted = await _insert(connection, sorted(first.values(), key=lambda claim: claim.key))
-    seen = await _fingerprints(connection, [key for key in first if key not in inserted], generations)
-    fresh: set[int] = set()
-    duplicates: set[int] = set()
-    conflicts: set[int] = set()
-    for claim in claims:
-        if claim.key in inserted and first[claim.key] is claim:
-            fresh.add(claim.index)
-            continue
-        standing = first[claim.key].fingerprint if claim.key in inserted else seen[claim.key]
-        (duplicates if standing == claim.fingerprint else conflicts).add(claim.index)
-    return Split(frozenset(fresh), frozenset(duplicates), frozenset(conflicts))
+    repeated = [claim for claim in claims if first.setdefault(claim.key, claim) is not claim]
+    seen = await _insert(connection, sorted(first.values(), key=_key))
+    standing = await _fingerprints(connection, seen, generations)
+    found = {}
+    for claim in (*repeated, *(first[key] for key in seen)):
+        fingerprint = standing.get(claim.key)
+        if fingerprint is None:  # repeated within the batch: its first was inserted just now
+            fingerprint = first[claim.key].fingerprint
+        same = fingerprint == claim.fingerprint
+        found[claim.index] = Disposition.DUPLICATE if same else Disposition.CONFLICT
+    return found
 
 
-async def _insert(connection: Connection, claims: Sequence[Claim]) -> set[bytes]:
+def _key(claim: Claim) -> bytes:
+    return claim.key
+
+
+async def _insert(connection: Connection, claims: Sequence[Claim]) -> list[bytes]:
+    """Keys that were there already."""
     rows = await (
         await connection.execute(
             """
-            INSERT INTO usage.identity (generation, key, fingerprint, partition, log_offset)
-            SELECT (SELECT id FROM usage.generation WHERE closed_at IS NULL), key, fingerprint, partition, log_offset
-            FROM unnest(%b::uuid[], %b::bigint[], %b::integer[], %b::bigint[])
-                AS claim (key, fingerprint, partition, log_offset)
-            ON CONFLICT DO NOTHING
-            RETURNING key
+            WITH claim AS (
+                SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::integer[], %b::bigint[])
+                    AS claim (key, fingerprint, partition, log_offset)
+            ), inserted AS (
+                INSERT INTO usage.identity (generation, key, fingerprint, partition, log_offset)
+                SELECT (SELECT id FROM usage.generation WHERE closed_at IS NULL), claim.* FROM claim
+                ON CONFLICT DO NOTHING
+                RETURNING key
+            )
+            SELECT key FROM claim WHERE NOT EXISTS (SELECT FROM inserted WHERE inserted.key = claim.key)
             """,
             (
-                [UUID(bytes=claim.key) for claim in claims],
-                [claim.fingerprint for claim in claims],
-                [claim.partition for claim in claims],
-                [claim.offset for claim in claims],
+                UuidArray([claim.key for claim in claims]),
+                Int8Array([claim.fingerprint for claim in claims]),
+                Int4Array([claim.partition for claim in claims]),
+                Int8Array([claim.offset for claim in claims]),
             ),
             binary=True,
         )
     ).fetchall()
-    return {row[0].bytes for row in rows}
+    return [row[0].bytes for row in rows]
 
 
 async def generations(connection: Connection) -> tuple[int, ...]:

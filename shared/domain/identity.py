@@ -23,10 +23,8 @@ MAX_DEPTH = 64
 def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
     """16-byte digest. Parts are length-prefixed, so that ("a", "bc") never meets ("ab", "c")."""
     parts = (project.encode(), b"live" if live else b"test", source.encode(), id.encode())
-    hashed = blake2b(digest_size=16)
-    for part in parts:
-        hashed.update(len(part).to_bytes(4, "big") + part)
-    return hashed.digest()
+    framed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return blake2b(framed, digest_size=16).digest()
 
 
 MAX_NUMBER_CHARACTERS = 100
@@ -85,10 +83,9 @@ def payload_fingerprint(type: str, subject: str, data: Any) -> int:
 
     The order of keys, spaces and the spelling of a number do not matter.
     """
-    hashed = blake2b(digest_size=8)
-    for part in (type.encode(), subject.encode(), _encode(data)):
-        hashed.update(len(part).to_bytes(4, "big") + part)
-    return int.from_bytes(hashed.digest(), "big", signed=True)
+    parts = (type.encode(), subject.encode(), _encode(data))
+    framed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return int.from_bytes(blake2b(framed, digest_size=8).digest(), "big", signed=True)
 
 
 class Fingerprint(NamedTuple):

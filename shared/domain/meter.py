@@ -76,11 +76,13 @@ class Meter:
         if self.filters and not all(one.passes(data) for one in self.filters):
             return None
         dimensions = self._dimensions(data) if self.group_by else ""
-        if self.aggregation == "count":
-            return Reading(self, ONE, dimensions)
-        if self.aggregation == "unique_count":
-            return Reading(self, ONE, dimensions, self._distinct(data))
-        return Reading(self, self.value(data), dimensions)
+        match self.aggregation:
+            case "count":
+                return Reading(self, ONE, dimensions)
+            case "unique_count":
+                return Reading(self, ONE, dimensions, self._distinct(data))
+            case _:
+                return Reading(self, self.value(data), dimensions)
 
     def value(self, data: Any) -> Decimal:
         """The number at `value_path`, clamped. Raises Rejected (`bad_value`)."""
@@ -93,6 +95,8 @@ class Meter:
 
     def counts_at(self, hour: datetime) -> bool:
         """Whether this version counts events of the hour that starts there."""
+        if self.effective_from is None and self.effective_until is None:  # nearly always
+            return True
         return (self.effective_from is None or self.effective_from <= hour) and (
             self.effective_until is None or hour < self.effective_until
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts.headers import Headers
@@ -12,8 +13,7 @@ from shared.contracts.headers import Headers
 Partition = TopicPartition
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record; `timestamp_ms` is the broker's append time, `damaged` why its headers are missing, if they are."""
 
     topic: str
@@ -34,7 +34,7 @@ class Record:
             record.timestamp,
             record.key,
             record.value,
-            tuple((name, value or b"") for name, value in record.headers),
+            tuple([(name, value or b"") for name, value in record.headers]),
         )
 
     def digest(self) -> bytes:

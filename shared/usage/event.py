@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,8 +34,7 @@ class Metering:
     meters: MeterIndex
 
 
-@dataclass(frozen=True, slots=True)
-class UsageEvent:
+class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     """`hour` is the UTC instant at which the event's local hour starts; `readings` has one entry per meter fed.
 
     Without readings no meter counts it: its type was accepted for one that will come, or filters leave it out.
@@ -51,6 +51,12 @@ class UsageEvent:
     fingerprint: int
     readings: tuple[Reading, ...]
     id: str
+
+
+@lru_cache(maxsize=16_384)
+def _month_of_hour(hour: datetime, zone: ZoneInfo) -> Month:
+    """Months begin with local hours."""
+    return Month.of(hour, zone)
 
 
 def read_event(value: bytes | None, metering: Metering) -> UsageEvent:
@@ -76,7 +82,7 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
     # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
     unmetered = stamped.unmetered and stamped.type not in metering.meters.by_type
     try:
-        hour, month = local_hour_start(stamped.time, owner.zone), Month.of(stamped.time, owner.zone)
+        hour = local_hour_start(stamped.time, owner.zone)
     except OverflowError:
         raise Rejected("malformed", "time is outside the calendar") from None
     return UsageEvent(
@@ -86,7 +92,7 @@ def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEv
         subject=stamped.subject,
         time=stamped.time,
         hour=hour,
-        month=month,
+        month=_month_of_hour(hour, owner.zone),
         key=identity_key(stamped.project, stamped.live, stamped.source, stamped.id),
         fingerprint=payload_fingerprint(stamped.type, stamped.subject, data),
         readings=() if unmetered else metering.meters.readings(stamped.type, hour, data),
