@@ -83,7 +83,8 @@ async def stored(
 async def move(connection: Connection, group: str, ranges: Sequence[OffsetRange]) -> None:
     """Move every range or raise Fenced. Rows are locked in order of (topic, partition).
 
-    A first move inserts the row, so that two first owners meet on the primary key.
+    A first move inserts the row, so that two first owners meet on the primary key. A damaged last record is not kept
+    for comparison: no start could read it.
     """
     for moved in sorted(ranges, key=lambda moved: (moved.topic, moved.partition)):
         values = {
@@ -92,8 +93,8 @@ async def move(connection: Connection, group: str, ranges: Sequence[OffsetRange]
             "partition": moved.partition,
             "start": moved.start,
             "end": moved.end,
-            "last_offset": moved.last.offset,
-            "last_digest": moved.last.digest(),
+            "last_offset": None if moved.last.damaged else moved.last.offset,
+            "last_digest": None if moved.last.damaged else moved.last.digest(),
         }
         cursor = await connection.execute(
             """

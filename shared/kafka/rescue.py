@@ -6,6 +6,7 @@ librdkafka hands such a record out and refuses only its headers. Slower, so it r
 from __future__ import annotations
 
 import asyncio
+from operator import methodcaller
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -16,6 +17,10 @@ from shared.kafka.records import Partition, Record
 from shared.runtime.settings import KafkaSettings
 
 READ_S = 10.0
+FETCH_WAIT_MS = 20  # a partition's end is told only after that long without a record, and there are many partitions
+# The client returns a broken list with its UnicodeError left behind. Called from C that is found at once, as a
+# SystemError; called from Python, a hot call is not looked at, and the error comes out of some later line.
+_headers_of = methodcaller("headers")
 
 
 async def read_any(
@@ -35,6 +40,7 @@ def _read(settings: KafkaSettings, isolation: str, partition: Partition, positio
             "group.id": "khata.rescue",  # demanded, and never joined
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
             "isolation.level": isolation,
             "auto.offset.reset": "error",
         }
@@ -63,10 +69,10 @@ def _read(settings: KafkaSettings, isolation: str, partition: Partition, positio
 def _record(message: Message) -> Record:
     damaged = ""
     try:
-        told = cast(list[tuple[str, bytes | None]], message.headers() or [])
+        told = cast(list[tuple[str, bytes | None]], _headers_of(message) or [])
         headers = tuple((name, value or b"") for name, value in told)
-    except UnicodeError as error:
-        headers, damaged = (), f"its headers cannot be read: {error}"
+    except (UnicodeError, SystemError) as error:
+        headers, damaged = (), f"its headers cannot be read: {error.__cause__ or error}"
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None and partition is not None and offset is not None, "it comes from the log"
     return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), headers, damaged)
