@@ -25,9 +25,10 @@ app = typer.Typer(
 
 def compose() -> typer.Typer:
     """All command groups. Imported here, so that `khata run ingest` loads only what it needs."""
-    from cli import catalogue, db, dev, keys, meters, run, spools, topics
+    from cli import catalogue, db, dev, keys, meters, offsets, run, spools, topics
     from cli.demo.command import demo, proof
     from services.aggregator.commands import app as anomalies
+    from services.aggregator.dead_letters.commands import app as dead_letters
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
@@ -41,6 +42,8 @@ def compose() -> typer.Typer:
     app.add_typer(db.app, name="db")
     app.add_typer(events, name="events")
     app.add_typer(anomalies, name="anomalies")
+    app.add_typer(dead_letters, name="dead-letters")
+    app.add_typer(offsets.app, name="offsets")
     app.add_typer(invoices, name="invoices")
     app.add_typer(payments, name="payments")
     app.add_typer(dev.app, name="dev")

@@ -1,4 +1,4 @@
-"""Wire the aggregator: database, producer, consumer loop, relay of its dead letters; beside it, what keys did."""
+"""Wire the aggregator: database, producer, consumer loop, relay of rejects; beside it key activity and dead letters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import asyncio
 from services.aggregator import activity
 from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
+from services.aggregator.dead_letters import keep
+from services.aggregator.dead_letters.keep import DeadLetters, Keeper
 from services.aggregator.settings import AggregatorSettings
 from shared.contracts.topics import USAGE_EVENTS, dead_letter
 from shared.kafka import topics
@@ -48,6 +50,9 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             tasks.create_task(relay(settings, database, producer, [rejects], process.stop, role=ROLE))
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
+            tasks.create_task(_keep_dead_letters(settings, database, process.stop))
+            tasks.create_task(keep.count(settings, database, process.stop))
+            tasks.create_task(keep.purge(database, process.stop))
     finally:
         await producer.stop()
         await database.close()
@@ -64,6 +69,24 @@ async def _keep_advice(
         return ConsumerLoop(settings, group=group, instance=settings.instance, topics=names, handler=advice)
 
     await activity.keep(advice, loop, stop)
+
+
+async def _keep_dead_letters(settings: AggregatorSettings, database: Database, stop: asyncio.Event) -> None:
+    group = settings.names.group("aggregator", "dead-letters")
+    letters = DeadLetters(settings, database, group)
+
+    def loop(read: keep.Topics) -> ConsumerLoop:
+        return ConsumerLoop(
+            settings,
+            group=group,
+            instance=keep.instance_of(settings.instance, read),
+            topics=read,
+            handler=letters,
+            limits=keep.LIMITS,
+            takes_damaged=True,
+        )
+
+    await Keeper(letters, loop).run(stop)
 
 
 def main() -> int:

@@ -188,7 +188,7 @@ def dead_letter(topic: Topic) -> Topic:
         name=topic.name + DEAD_LETTER_SUFFIX,
         owner=topic.owner,
         producers=topic.consumers,
-        consumers=(),
+        consumers=("aggregator",),
         key=topic.key,
         value="the record byte for byte, with `dlq.*` headers (contracts/headers.py)",
         partitions=topic.partitions,

@@ -52,6 +52,13 @@ EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["dispos
 ADVICE_READ = Gauge("khata_advice_read", "1 while key activity and findings are stored; 0 when something stops that")
 KEY_ACTIVITY_STORED = Counter("khata_key_activity_stored", "Minutes of a key stored")
 ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["class"])
+DEAD_LETTERS_READ = Gauge("khata_dead_letters_read", "1 while dead letters are stored; 0 when something stops that")
+DEAD_LETTERS_STORED = Counter("khata_dead_letters_stored", "Dead letters stored in Postgres, each once")
+# `topic` of both: without prefix, the raw topics of all projects as one.
+DEAD_LETTERS_OPEN = Gauge("khata_dead_letters_open", "Stored and neither redriven nor dropped", ["topic", "code"])
+DEAD_LETTER_OLDEST = Gauge(
+    "khata_dead_letter_oldest_seconds", "Time since the oldest open one failed, 0 without any", ["topic", "code"]
+)
 
 # Watch
 WATCH_READ = Counter(

@@ -20,6 +20,7 @@ POINTS: dict[str, str] = {
     "aggregator.batch.after_offsets": "the transaction has moved the offsets, nothing else",
     "aggregator.batch.before_commit": "everything is written, the transaction is not committed",
     "aggregator.batch.after_commit": "the transaction is committed, Kafka does not know the offset",
+    "aggregator.redrive.before_mark": "dead letters are sent again and acked, they are not marked as redriven",
     "invoicer.close.after_seal": "the month is sealed, no invoice exists",
     "invoicer.finalize.before_commit": "number allotted, posting and outbox written, not committed",
     "outbox.relay.before_mark": "messages are acked by Kafka, their rows are not marked",

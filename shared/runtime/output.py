@@ -65,6 +65,21 @@ def _records(console: Console, rows: Sequence[Mapping[str, str]], title: str | N
         console.print()
 
 
+def agreed(question: str, *, yes: bool, dry_run: bool, show: Sequence[str] = ()) -> bool:
+    """Whether a command may do what it was asked for; `show` is what an operator reads before answering.
+
+    Without --yes and without a terminal to ask at, nothing is done: then a remark says so.
+    """
+    if yes and not dry_run:
+        return True
+    if dry_run or not sys.stdin.isatty():
+        stderr.print("dry run: nothing was changed" + ("" if dry_run else "; add --yes to do it"))
+        return False
+    for line in show:
+        stderr.print(line, markup=False, highlight=False)
+    return typer.confirm(question, err=True)
+
+
 def show_document(document: Mapping[str, Any]) -> None:
     json.dump(document, sys.stdout, indent=2, default=str)
     print()

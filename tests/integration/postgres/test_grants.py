@@ -14,6 +14,7 @@ WRITES: dict[str, dict[str, str]] = {
     "khata_aggregator": {
         "audit.entry": "I",
         "messaging.consumer_offset": "IU",
+        "messaging.dead_letter": "IU",
         "messaging.inbox": "I",
         "messaging.outbox": "IU",
         "usage.adjustment": "I",
@@ -181,7 +182,7 @@ def test_a_group_cannot_be_renamed_into_an_own_one(schema: str) -> None:
         connection.rollback()
 
 
-def test_only_payments_purges_its_inbox_and_its_intents(schema: str) -> None:
+def test_each_purge_is_its_services_own(schema: str) -> None:
     with psycopg.connect(schema) as connection:
         rows = connection.execute(
             """
@@ -192,7 +193,8 @@ def test_only_payments_purges_its_inbox_and_its_intents(schema: str) -> None:
             (list(ROLES),),
         ).fetchall()
     writers = [(role, "purge_outbox") for role in ROLES if role != "khata_reader"]
-    assert rows == sorted([*writers, ("khata_payments", "purge_inbox"), ("khata_payments", "purge_intents")])
+    own = [("khata_payments", "purge_inbox"), ("khata_payments", "purge_intents")]
+    assert rows == sorted([*writers, *own, ("khata_aggregator", "purge_dead_letters")])
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit.entry SET actor = 'nobody'", "DELETE FROM audit.entry"])

@@ -1,0 +1,1 @@
+"""Dead letters in Postgres: kept once each (`letter`, `store`, `keep`), shown, redriven and dropped (`commands`)."""
