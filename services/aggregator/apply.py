@@ -2,7 +2,8 @@
 
     1  dead letters of what is no event at all, written and acked
                                            crash here: they are written again; counts are distinct by offset
-    2  BEGIN; epoch lock shared; reload what the epoch changed; reject what catalogue and meters refuse
+    2  BEGIN; epoch lock shared; reload what the epoch changed; leave out what the archive has (after a rewind);
+       reject what catalogue and meters refuse
                                            crash here and later: nothing happened
     3  move the offsets, or Fenced         another owner moved on: drop the batch
     4  identities: fresh, seen, conflicting
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from services.aggregator.archived import without_archived
 from services.aggregator.batch import Decoded, PreparedBatch, prepare
 from services.aggregator.identity import Claim, claim_identities, generations
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
@@ -95,6 +97,7 @@ class Aggregator:
 
     async def _write(self, connection: Connection, prepared: PreparedBatch) -> list[Disposition]:
         current = await self._enter(connection)
+        prepared = await without_archived(connection, prepared)
         events, refused = _check(prepared.decoded, current.metering)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         await failpoint("aggregator.batch.after_offsets")

@@ -68,9 +68,11 @@ def _decode(index: int, record: Record) -> Decoded:
 
 
 def _segments(records: Sequence[Record], times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
+    """One for each partition, and for each run of offsets in it."""
     found = []
     first = 0
-    for _, group in groupby(records, key=lambda record: (record.topic, record.partition)):
+    places = enumerate(records)
+    for _, group in groupby(places, key=lambda place: (place[1].topic, place[1].partition, place[1].offset - place[0])):
         size = len(list(group))
         found.append((first, pack(records[first : first + size], times[first : first + size])))
         first += size
