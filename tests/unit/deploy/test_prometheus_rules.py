@@ -17,7 +17,7 @@ from shared.observability import names
 
 PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
-WORDS = {"sum", "min", "max", "increase", "rate", "unless", "and", "or", "by", "absent", "class"}
+WORDS = {"sum", "min", "max", "increase", "rate", "unless", "and", "or", "by", "absent", "class", "topic", "code"}
 
 
 def rules() -> list[dict[str, Any]]:
