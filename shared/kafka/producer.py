@@ -79,7 +79,7 @@ class Producer:
             async with asyncio.timeout(deadline_s):
                 producer = await self._ready()
                 acks = [
-                    await producer.send(message.topic, message.value, key=message.key, headers=list(message.headers))
+                    await producer.send(message.topic, message.value, key=_key(message), headers=list(message.headers))
                     for message in messages
                 ]
                 done = await asyncio.gather(*acks)
@@ -125,3 +125,8 @@ class Producer:
         if producer is not None:
             with contextlib.suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(producer.stop(), 2.0)
+
+
+def _key(message: OutboxMessage) -> bytes | None:
+    """aiokafka refuses a record that has neither key nor value, which others may write: it gets an empty key."""
+    return b"" if message.key is None and message.value is None else message.key
