@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,6 +31,7 @@ from shared.runtime.settings import load
 app = typer.Typer(help="Dead letters: records that failed, kept until somebody decides.", no_args_is_help=True)
 
 ERROR_CHARACTERS = 120
+TELL_EVERY_S = 5.0
 
 
 class State(StrEnum):
@@ -133,7 +135,7 @@ def redrive_letters(
     async def work() -> Done:
         async with _opened(settings, ROLE) as database:
             await require_topics(settings, [one.topic for one in summaries])
-            return await redrive(settings, database, found, order, lambda sent: stderr.print(f"{sent} of {count}"))
+            return await redrive(settings, database, found, order, _progress(count))
 
     done = wait_for(work())
     for id, words in done.refused.items():
@@ -267,6 +269,19 @@ def _planned(one: Summary, outcome: str) -> dict[str, Any]:
         "perhaps_sent": one.perhaps_sent,
         "outcome": outcome,
     }
+
+
+def _progress(count: int) -> Callable[[int], None]:
+    """Tells how far it is, every few seconds."""
+    next_at = time.monotonic() + TELL_EVERY_S
+
+    def report(redriven: int) -> None:
+        nonlocal next_at
+        if time.monotonic() >= next_at:
+            stderr.print(f"{redriven} of {count} redriven")
+            next_at = time.monotonic() + TELL_EVERY_S
+
+    return report
 
 
 def _shown(summaries: Sequence[Summary]) -> list[str]:

@@ -111,16 +111,18 @@ class Keeper:
 
     async def _watch(self, read: Topics, stop: asyncio.Event, over: asyncio.Event) -> None:
         """Set `over` when the process stops, or when there is a topic more to read."""
-        while not await pause(stop, self.look_every_s):
-            try:
-                new = set(await readable(self.letters.settings)) - set(read)
-            except BrokerAway as away:
-                log.warning("aggregator.dead_letter_topics_unknown", error=str(away))
-                continue
-            if new:
-                log.info("aggregator.dead_letter_topics", new=sorted(new))
-                break
-        over.set()
+        try:
+            while not await pause(stop, self.look_every_s):
+                try:
+                    new = set(await readable(self.letters.settings)) - set(read)
+                except BrokerAway as away:
+                    log.warning("aggregator.dead_letter_topics_unknown", error=str(away))
+                    continue
+                if new:
+                    log.info("aggregator.dead_letter_topics", new=sorted(new))
+                    return
+        finally:
+            over.set()  # also when looking fails: a loop that nobody can end would hold the process
 
     async def _start_again(self, read: Topics) -> None:
         try:

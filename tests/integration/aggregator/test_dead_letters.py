@@ -8,6 +8,7 @@ from typing import Any
 from services.aggregator.dead_letters.keep import DeadLetters
 from shared.contracts.topics import USAGE_RAW, project_raw
 from shared.kafka import topics
+from shared.kafka.dead_letter import KEPT_BYTES
 from shared.kafka.records import Batch, OffsetRange, Record
 from shared.postgres.outbox import OutboxMessage
 from tests.conftest import Parts
@@ -37,6 +38,41 @@ async def test_a_letter_is_kept_once_however_often_it_comes_and_with_every_byte(
     for (topic, offset), sent in zip([(raw, 0), (raw, 1), (events_topic(parts), 1)], letters, strict=True):
         expected = [(name.encode(), value) for name, value in sent.headers]
         assert stored[topic, offset] == (sent.key, sent.value, expected)
+
+
+HOSTILE: tuple[dict[str, bytes], ...] = (
+    {"dlq.attempt": b"9" * 15, "dlq.timestamp": b"9" * 15, "dlq.truncated_from": b"9" * 15},
+    {"dlq.timestamp": b"253402300799999", "dlq.error_code": b"nul\x00\xff" * 100, "dlq.error": b"\xed\xa0\x80\x00"},
+    {"dlq.failed_at": b"0001-01-01T00:00:00+23:59", "dlq.group": "\u202e".encode(), "dlq.service": b""},
+    {"dlq.partition": b"2147483647", "dlq.offset": b"9" * 15, "dlq.topic": b"\x00"},
+    {"": b"", "\x00": b"\x00", "ce_time": b"9999-12-31T23:59:59.999999Z", "ce_project": b"acme-app"},
+    {"ce_id": b"\xff", "ce_time": b"0002-01-01T00:00:00+14:00"},
+)
+
+
+async def test_postgres_takes_whatever_stands_in_a_dead_letter_topic_and_the_commands_show_it(parts: Parts) -> None:
+    async with counting(parts.database_url):
+        pass  # the catalogue
+    topic = parts.kafka.names.topic(USAGE_RAW)
+    values = (b'{"time":"\\u0000","project":"\\ud800"}', b"[" * 100_000, b"\x00" * KEPT_BYTES, None, b"", b"{}")
+    letters = [
+        OutboxMessage(topic + ".dlq", None, value, tuple(headers.items()))
+        for headers, value in zip(HOSTILE, values, strict=True)
+    ]
+    await write(parts, *letters)
+    async with keeper(parts):
+        await eventually(lambda: rows(parts), lambda found: len(found) == len(letters))
+    found = await rows(parts, "value, header_names, header_values")
+    stored = sorted((value or b"", *zip(names, kept, strict=True)) for value, names, kept in found)
+    sent = sorted((one.value or b"", *((name.encode(), value) for name, value in one.headers)) for one in letters)
+    assert stored == sent
+    assert [key for key, value in await rows(parts, "key, value") if value is None] == [b""]  # a record of nothing
+    for id, _ in await rows(parts):
+        code, out, err = await khata(parts, "dead-letters", "show", str(id))
+        assert (code, err) == (0, "")
+        assert all(character.isprintable() or character == "\n" for character in out)
+        await ask(parts, "dead-letters", "show", str(id))
+    assert sum(row["letters"] for row in await ask(parts, "dead-letters", "redrive", "--dry-run")) == len(letters)
 
 
 async def test_a_topic_that_appears_and_a_letter_that_no_client_can_decode_are_read_too(parts: Parts) -> None:
