@@ -52,11 +52,12 @@ def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
 async def _fill_log(parts: BenchParts) -> None:
     producer = FastProducer(parts.kafka, "bench")
     await producer.start()
+    names = parts.kafka.names
     clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
     for first in range(0, EVENTS, SLICE):
         envelopes = [read_envelope(msgspec.json.encode(event(number))) for number in range(first, first + SLICE)]
         stamped = [stamp(envelope, sender, METERS, clock, "bench", 1) for envelope in envelopes]
-        await producer.send([message(one, parts.kafka.names) for one in stamped])
+        await producer.send([message(one, names) for one in stamped])
     await producer.stop()
 
 
