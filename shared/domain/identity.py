@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from decimal import Context, Decimal, localcontext
 from hashlib import blake2b
+from struct import Struct
 from typing import Any, NamedTuple
 
 import msgspec
 
 _MASK32 = 0xFFFF_FFFF
+_length = Struct(">I").pack
 _EXACT = Context(prec=120, Emin=-(10**17), Emax=10**17)  # more digits than any number may have
 # Far below the interpreter's own limit, which depends on how deep the caller stands: what one process can
 # read, every other one can read, encode and hash.
@@ -22,8 +24,11 @@ MAX_DEPTH = 64
 
 def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
     """16-byte digest. Parts are length-prefixed, so that ("a", "bc") never meets ("ab", "c")."""
-    parts = (project.encode(), b"live" if live else b"test", source.encode(), id.encode())
-    framed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    of_project, of_source, of_id = project.encode(), source.encode(), id.encode()
+    framed = b"%b%b\0\0\0\4%b%b%b%b%b" % (
+        *(_length(len(of_project)), of_project, b"live" if live else b"test"),
+        *(_length(len(of_source)), of_source, _length(len(of_id)), of_id),
+    )
     return blake2b(framed, digest_size=16).digest()
 
 
@@ -83,8 +88,11 @@ def payload_fingerprint(type: str, subject: str, data: Any) -> int:
 
     The order of keys, spaces and the spelling of a number do not matter.
     """
-    parts = (type.encode(), subject.encode(), _encode(data))
-    framed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    of_type, of_subject, said = type.encode(), subject.encode(), _encode(data)
+    framed = b"%b%b%b%b%b%b" % (
+        *(_length(len(of_type)), of_type, _length(len(of_subject)), of_subject),
+        *(_length(len(said)), said),
+    )
     return int.from_bytes(blake2b(framed, digest_size=8).digest(), "big", signed=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
@@ -34,7 +36,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
             record.timestamp,
             record.key,
             record.value,
-            tuple([(name, value or b"") for name, value in record.headers]),
+            _headers(record.headers),
         )
 
     def digest(self) -> bytes:
@@ -43,6 +45,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         for part in (self.key, self.value):
             hashed.update(b"-" if part is None else b"%d:" % len(part) + part)
         return hashed.digest()
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+    """A header without a value has an empty one."""
+    for _, value in headers:
+        if value is None:
+            return tuple([(name, value or b"") for name, value in headers])
+    return cast(Headers, tuple(headers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import localcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared.usage.event import UsageEvent
 from shared.usage.parts import SUMS, Parts
@@ -30,19 +29,17 @@ def fold(events: Iterable[UsageEvent]) -> dict[WindowKey, Parts]:
 
     Raises nothing: what a meter refuses was rejected before its identity was claimed.
     """
-    deltas: dict[WindowKey, Parts] = defaultdict(Parts)
+    deltas: dict[tuple[Any, ...], Parts] = {}
     with localcontext(SUMS):
         for event in events:
             for reading in event.readings:
-                key = WindowKey(
-                    event.organisation_id,
-                    event.project_id,
-                    event.live,
-                    event.subject,
-                    reading.meter.id,
-                    reading.meter.version,
-                    reading.dimensions,
-                    event.hour,
+                meter = reading.meter
+                key = (
+                    *(event.organisation_id, event.project_id, event.live, event.subject),
+                    *(meter.id, meter.version, reading.dimensions, event.hour),
                 )
-                deltas[key].add(reading, event.key, event.time, event.id)
-    return dict(deltas)
+                parts = deltas.get(key)
+                if parts is None:
+                    parts = deltas[key] = Parts()
+                parts.add(reading, event.key, event.time, event.id)
+    return {WindowKey(*key): parts for key, parts in deltas.items()}

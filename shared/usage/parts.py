@@ -42,11 +42,13 @@ class Parts:
 
     def add(self, reading: Reading, key: bytes, time: datetime, id: str) -> None:
         """One more event; the caller's decimal context must be SUMS."""
-        value = reading.value
+        value, aggregation = reading.value, reading.meter.aggregation
         self.count += 1
         self.sum += value
         self.fingerprint = self.fingerprint.with_key(key)
-        match reading.meter.aggregation:
+        if aggregation == "sum" or aggregation == "count":  # nearly always
+            return
+        match aggregation:
             case "min":
                 self.minimum = value if self.minimum is None else min(self.minimum, value)
             case "max":

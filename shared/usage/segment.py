@@ -75,6 +75,11 @@ def pack(records: Sequence[Record], times: Sequence[datetime | None]) -> Segment
     )
 
 
+def checksum(rows: Sequence[tuple[int, int, bytes | None, bytes | None, object]]) -> bytes:
+    """The sha256 that a segment of these (offset, timestamp, key, value, headers) has: equal means byte for byte."""
+    return hashlib.sha256(_encode(rows)).digest()
+
+
 def unpack(topic: str, partition: int, payload: bytes, sha256: bytes) -> list[Record]:
     """The records, byte for byte. Raises Fatal when the stored bytes are not what was written."""
     try:
