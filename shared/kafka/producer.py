@@ -84,6 +84,7 @@ class Producer:
                 ]
                 done = await asyncio.gather(*acks)
         except MessageSizeTooLargeError as error:
+            await self._discard(error)  # the broker waits for the sequence numbers of what it refused
             raise Rejected("too_large", str(error)) from error
         except TimeoutError:
             raise BrokerAway(f"Kafka did not acknowledge within {deadline_s:g} s") from None
