@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -14,11 +15,14 @@ from typing import Any
 
 import pytest
 
+from services.aggregator.dead_letters import redrive
 from services.aggregator.dead_letters.redrive import ONE_AT_A_TIME, ROLE
 from shared.contracts.headers import DLQ_ATTEMPT, DLQ_TIMESTAMP, first
 from shared.contracts.topics import USAGE_RAW
+from shared.domain.errors import BrokerAway
 from shared.domain.period import Month, time_zone
 from shared.kafka.dead_letter import KEPT_BYTES
+from shared.kafka.producer import MAX_RECORD_BYTES, Producer
 from shared.kafka.records import Batch, OffsetRange, Record
 from shared.postgres.leadership import candidate
 from shared.runtime.failpoints import arm, held
@@ -158,6 +162,44 @@ async def test_two_operators_cannot_redrive_at_once(parts: Parts) -> None:
             code, _, err = await khata(parts, "dead-letters", *command, "--yes")
             assert (code, "under way" in err) == (2, True)
     assert (await rows(parts), await read_topic(parts, events_topic(parts))) == ([(1, "open")], [])
+
+
+async def test_what_kafka_never_takes_is_told_and_holds_up_no_other(parts: Parts) -> None:
+    raw = parts.kafka.names.topic(USAGE_RAW)
+    large = os.urandom(MAX_RECORD_BYTES)
+    letters = [about(raw, b"%d" % n, offset=n) for n in range(4)]
+    await keep(parts, *letters, about(raw, large, ("h", os.urandom(200_000)), offset=5), about(raw, b"9", offset=9))
+    code, out, err = await khata(parts, "dead-letters", "redrive", "--yes", "--output", "json")
+    assert code == 1, err
+    assert '"redriven": 5' in out
+    assert '"refused": 1' in out
+    assert "5: Kafka does not take it" in err
+    found = await rows(parts, "state, sending_since")
+    assert found == [("redriven", None)] * 4 + [("open", None), ("redriven", None)]
+    assert {record.value for record in await read_topic(parts, raw)} == {b"0", b"1", b"2", b"3", b"9"}
+
+
+async def test_a_redrive_that_loses_kafka_keeps_what_is_done_and_says_how_to_go_on(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = parts.kafka.names.topic(USAGE_RAW)
+    await keep(parts, *(about(raw, b"%d" % n, offset=n) for n in range(5)))
+    send_all, calls = Producer.send, itertools.count(1)
+
+    async def lost(producer: Producer, messages: Any, deadline_s: float = 10.0) -> list[tuple[int, int]]:
+        sent = await send_all(producer, messages, deadline_s)
+        if next(calls) == 2:
+            raise BrokerAway("Kafka did not acknowledge within 10 s")
+        return sent
+
+    monkeypatch.setattr(redrive, "BATCH_LETTERS", 2)
+    monkeypatch.setattr(Producer, "send", lost)
+    code, _, err = await khata(parts, "dead-letters", "redrive", "--yes")
+    assert (code, "2 of 5 letters are redriven: run the same command again" in err) == (69, True)
+    found = await rows(parts, "state, sending_since IS NOT NULL")
+    assert found == [("redriven", False)] * 2 + [("open", True)] * 2 + [("open", False)]
+    assert (await ask(parts, "dead-letters", "redrive", "--yes"))[0]["redriven"] == 3
+    assert {state for _, state in await rows(parts)} == {"redriven"}
 
 
 async def test_an_event_of_a_sealed_month_is_refused_unless_it_is_meant_as_an_adjustment(parts: Parts) -> None:

@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from cli.offsets import OffsetsSettings, _show
+from shared.domain.errors import BrokerAway
 from shared.kafka import offsets, rewind
 from shared.kafka.consumer import ConsumerLoop, Limits
 from shared.kafka.records import OffsetRange, Partition, Record
@@ -69,6 +72,8 @@ async def test_after_a_full_rewind_everything_is_read_again_and_every_total_is_w
             await eventually(lambda: lags(parts), lambda found: sum(found) == 0 and len(found) > 1)
             code, _, err = await khata(parts, *rewinding, "--to", "beginning", "--yes")
             assert (code, f"has living members ({group}.one)" in err) == (2, True)
+            with pytest.raises(BrokerAway):  # and Kafka itself, for a process that starts at that moment
+                await rewind.commit(parts.kafka, group, {Partition(topic, 0): 0})
         before = await totals(count, topic)
         assert {letter: before[-1].count(letter) for letter in "cdxr"} == {"c": 40, "d": 18, "x": 2, "r": 2}
         ends = await committed(parts, group)
@@ -121,6 +126,8 @@ async def test_to_a_time_an_offset_and_not_where_records_would_be_passed_over(pa
         at = Partition(topic, partition)
         assert (await offsets.stored(connection, group, [at]))[at] == offsets.StoredOffset(2, None, None)
     assert await committed(parts, group) == {(topic, partition): 2}
+    async with opened(parts.database_url, "khata_aggregator") as database, database.transaction() as connection:
+        assert not await rewind.store(connection, group, at, 0, seen=3)  # it has moved on meanwhile
     assert await to("1", "--yes") == [(2, 1, "rewound")]
     assert await to("2099-01-01", "--yes") == [(1, 1, "unchanged")]
     for target, says in (("3", "2 records would never be read"), ("9", "not in the log"), ("soon", "is no time")):
