@@ -10,8 +10,10 @@ from collections.abc import Callable
 from benchmarks.catalogue import PROJECT
 from benchmarks.figure import Figure
 from benchmarks.stack import BenchParts
-from services.ingest.authenticate import SCOPE, authenticate
+from services.ingest.http.route import SCOPE
 from services.ingest.limits import KeyLimits
+from services.ingest.validate import Sender
+from shared.catalogue.authenticate import authenticate
 from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.keys import MadeKey
 from shared.contracts.messages.catalogue import ApiKeyMessage, Limit, ProjectMessage, encode_catalogue
@@ -29,7 +31,8 @@ def measure(_parts: BenchParts, _key: str) -> list[Figure]:
 
     async def check() -> None:
         for _ in range(CALLS):
-            sender = await authenticate(header, cache, PEPPERS)
+            key = await authenticate(header, cache, PEPPERS, SCOPE)
+            sender = Sender(key.project_id, key.live, key.id)
             limits.look(sender)
             limits.take(sender, 1)
 

@@ -30,13 +30,14 @@ from uuid_utils import uuid4
 from services.ingest import docs
 from services.ingest.accept import accept
 from services.ingest.activity import Activity
-from services.ingest.authenticate import authenticate
 from services.ingest.http.answers import json_answer, none_accepted, refused, throttled, unavailable
 from services.ingest.http.body import Room, read_body
 from services.ingest.http.forms import events_of, validate_only
 from services.ingest.http.judge import judge
 from services.ingest.http.limit import Allowance, Limits, Throttled
 from services.ingest.settings import IngestSettings
+from services.ingest.validate import Sender
+from shared.catalogue.authenticate import authenticate
 from shared.catalogue.cache import CatalogueCache
 from shared.domain.errors import Rejected, Retryable
 from shared.kafka.producer import AckedSender
@@ -46,6 +47,7 @@ from shared.runtime.failpoints import failpoint
 from shared.runtime.problems import problem
 
 PATH = "/v1/events"
+SCOPE = "events:write"
 REQUEST_ID = "x-request-id"
 CLIENT_GONE = 499  # nobody reads it; the metric should not call it a success
 
@@ -162,7 +164,8 @@ async def _take(door: Door, request: Request, limited: _Limited) -> Response:
 
     Raises Rejected, Throttled and Retryable for the whole call.
     """
-    sender = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers)
+    key = await authenticate(request.headers.get("authorization"), door.cache, door.settings.peppers, SCOPE)
+    sender = Sender(key.project_id, key.live, key.id)
     request.state.sender = sender  # here and below: for `activity`
     only_asks = validate_only(request.query_params)
     if door.limits is not None:

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from services.ingest.authenticate import authenticate
+from shared.catalogue.authenticate import authenticate
 from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.keys import MadeKey
 from shared.contracts.messages.catalogue import ApiKeyMessage, encode_catalogue
@@ -48,8 +48,8 @@ async def test_keys_under_an_older_pepper_work_beside_those_under_the_first() ->
     for order in (PEPPERS, dict(reversed(PEPPERS.items()))):
         made = MadeKey.under(order, True)
         assert made.pepper_id == next(iter(order))
-        sender = await authenticate(f"Bearer {made.text}", _cache(made, Clock()), PEPPERS)
-        assert (sender.project, sender.live, sender.key_id) == ("acme-app", True, made.id)
+        key = await authenticate(f"Bearer {made.text}", _cache(made, Clock()), PEPPERS, "events:write")
+        assert (key.project_id, key.live, key.id) == ("acme-app", True, made.id)
 
 
 async def test_a_missing_pepper_is_told_by_its_id_and_the_key_never() -> None:
@@ -58,7 +58,7 @@ async def test_a_missing_pepper_is_told_by_its_id_and_the_key_never() -> None:
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             with pytest.raises(Rejected) as refused:
-                await authenticate(f"Bearer {made.text}", _cache(made, Clock()), PEPPERS)
+                await authenticate(f"Bearer {made.text}", _cache(made, Clock()), PEPPERS, "events:write")
             assert refused.value.code == "unauthenticated"
     told = [line for line in logs if line["event"] == "key.pepper_unknown"]
     assert [line["pepper"] for line in told] == ["lost7"]  # once a minute is enough
@@ -71,14 +71,14 @@ async def test_with_kafka_away_known_keys_pass_and_an_unknown_one_may_be_new() -
     cache = _cache(made, clock)
     unknown = MadeKey.under(PEPPERS, True)
     with pytest.raises(Rejected):
-        await authenticate(f"Bearer {unknown.text}", cache, PEPPERS)
+        await authenticate(f"Bearer {unknown.text}", cache, PEPPERS, "events:write")
     clock.now += 60
-    assert (await authenticate(f"Bearer {made.text}", cache, PEPPERS)).key_id == made.id
+    assert (await authenticate(f"Bearer {made.text}", cache, PEPPERS, "events:write")).key_id == made.id
     with pytest.raises(BrokerAway, match="it may be new"):
-        await authenticate(f"Bearer {unknown.text}", cache, PEPPERS)
+        await authenticate(f"Bearer {unknown.text}", cache, PEPPERS, "events:write")
     clock.now += 3600
     with pytest.raises(BrokerAway, match="INGEST_MAX_STALE_S"):
-        await authenticate(f"Bearer {made.text}", cache, PEPPERS)
+        await authenticate(f"Bearer {made.text}", cache, PEPPERS, "events:write")
 
 
 async def test_a_revoked_key_is_over_whatever_the_clocks_say() -> None:
@@ -101,7 +101,7 @@ async def test_a_revoked_key_is_over_whatever_the_clocks_say() -> None:
         )
     )
     with pytest.raises(Rejected, match="no longer valid"):
-        await authenticate(f"Bearer {made.text}", cache, PEPPERS)
+        await authenticate(f"Bearer {made.text}", cache, PEPPERS, "events:write")
 
 
 async def test_over_http_too_old_a_catalogue_lets_nobody_in_and_says_try_again() -> None:

@@ -1,18 +1,16 @@
-"""Who sends: an API key checked against its hash, from the catalogue cache alone."""
+"""Who asks: an API key checked against its hash, from the catalogue cache alone."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 
-from services.ingest.validate import Sender
 from shared.catalogue import keys
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.messages.catalogue import ApiKeyMessage
 from shared.domain.errors import BrokerAway, Rejected
 from shared.observability import logging, names
 
-SCOPE = "events:write"
 # Older than that the catalogue cannot tell a wrong key from one that was made since.
 KNOWS_ALL_S = 10.0
 TELL_EVERY_S = 60.0
@@ -21,8 +19,10 @@ log = logging.get(__name__)
 _told: dict[str, float] = {}
 
 
-async def authenticate(authorization: str | None, cache: CatalogueCache, peppers: dict[str, bytes]) -> Sender:
-    """Raises Rejected: `unauthenticated` (401; why is not told apart) or `forbidden` (403).
+async def authenticate(
+    authorization: str | None, cache: CatalogueCache, peppers: dict[str, bytes], scope: str
+) -> ApiKeyMessage:
+    """Raises Rejected: `unauthenticated` (401; why is not told apart) or `forbidden` (403: it lacks the scope).
 
     Raises BrokerAway (503) while the catalogue is too old to let anyone in, or to know a new key.
     """
@@ -48,9 +48,9 @@ async def authenticate(authorization: str | None, cache: CatalogueCache, peppers
     # revoked is revoked: when is told by the database's clock, which may be ahead of ours
     if known.live != parsed.live or known.revoked_at is not None or expired:
         raise Rejected("unauthenticated", "this API key is no longer valid")
-    if SCOPE not in known.scopes:
-        raise Rejected("forbidden", f"this API key lacks the scope {SCOPE}")
-    return Sender(known.project_id, known.live, known.id)
+    if scope not in known.scopes:
+        raise Rejected("forbidden", f"this API key lacks the scope {scope}")
+    return known
 
 
 async def _made_since(id: str, cache: CatalogueCache) -> ApiKeyMessage:
