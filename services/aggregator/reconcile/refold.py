@@ -1,0 +1,93 @@
+"""What segments say of windows: the code that counts, run again over what was counted.
+
+Records whose disposition is "counted" or "test" make windows, "adjustment" makes adjustments. Meters are those of
+today: a version counts the same hours for ever, and a new one only hours to come, so they say now what they said then.
+The one exception is a test event of a type that had no meter yet; it is told by when the type's first meter was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from services.aggregator.reconcile.archive import SegmentRow, named
+from services.aggregator.reconcile.windows import LateKey, LateValue
+from shared.contracts.messages.event import decode_event
+from shared.domain.errors import Rejected
+from shared.domain.identity import read_data
+from shared.kafka.records import Record
+from shared.usage.event import Metering, UsageEvent, check_event
+from shared.usage.segment import Disposition
+
+_COUNTED, _TEST = ord(Disposition.COUNTED.value), ord(Disposition.TEST.value)
+_LATE, _DUPLICATE = ord(Disposition.ADJUSTMENT.value), ord(Disposition.DUPLICATE.value)
+IN_WINDOWS = frozenset((_COUNTED, _TEST))
+IN_USAGE = IN_WINDOWS | {_LATE}
+AND_DUPLICATES = IN_WINDOWS | {_DUPLICATE}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under what a segment is read: the catalogue, and which hours and organisations are asked about."""
+
+    metering: Metering
+    first_meters: Mapping[str, datetime]
+    organisations: frozenset[str]
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that was counted and is no event under this catalogue."""
+
+    record: Record
+    reason: str
+
+
+def events_of(
+    row: SegmentRow, records: list[Record], terms: Terms, wanted: Collection[int] = IN_USAGE
+) -> Iterator[tuple[int, Record, UsageEvent] | Unreadable]:
+    """Events of the asked hours with these dispositions: (letter, record, event)."""
+    for record, letter in zip(records, row.dispositions, strict=False):
+        if letter not in wanted:
+            continue
+        try:
+            event = _read(record, letter, row, terms)
+        except (Rejected, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            yield Unreadable(record, f"{named(record.value)}: {error}")
+            continue
+        if event is not None and terms.start <= event.hour < terms.end and event.organisation_id in terms.organisations:
+            yield letter, record, event
+
+
+def _read(record: Record, letter: int, row: SegmentRow, terms: Terms) -> UsageEvent | None:
+    stamped = decode_event(record.value or b"")
+    made = terms.first_meters.get(stamped.type) if stamped.unmetered and letter == _TEST else None
+    if made is not None and made > row.stored_at:
+        return None  # of a type that had no meter yet: it is in no window
+    return check_event(stamped, read_data(bytes(stamped.data)), terms.metering)
+
+
+def is_late(letter: int) -> bool:
+    return letter == _LATE
+
+
+def is_duplicate(letter: int) -> bool:
+    return letter == _DUPLICATE
+
+
+def late_rows(record: Record, event: UsageEvent) -> Iterator[tuple[LateKey, LateValue]]:
+    """The adjustments of a late event, one for each meter it feeds."""
+    for reading in event.readings:
+        key = LateKey(event.key, reading.meter.id, reading.meter.version)
+        yield (
+            key,
+            (
+                *(event.organisation_id, event.project_id, event.subject, reading.dimensions, event.hour),
+                *(reading.value, event.time, event.id, reading.distinct or None, record.partition, record.offset),
+            ),
+        )
