@@ -29,6 +29,7 @@ def compose() -> typer.Typer:
     from cli.demo.command import demo, proof
     from services.aggregator.commands import app as anomalies
     from services.aggregator.dead_letters.commands import app as dead_letters
+    from services.aggregator.reconcile.commands import app as usage
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
@@ -44,6 +45,7 @@ def compose() -> typer.Typer:
     app.add_typer(anomalies, name="anomalies")
     app.add_typer(dead_letters, name="dead-letters")
     app.add_typer(offsets.app, name="offsets")
+    app.add_typer(usage, name="usage")
     app.add_typer(invoices, name="invoices")
     app.add_typer(payments, name="payments")
     app.add_typer(dev.app, name="dev")
