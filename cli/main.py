@@ -30,6 +30,8 @@ def compose() -> typer.Typer:
     from services.aggregator.commands import app as anomalies
     from services.aggregator.dead_letters.commands import app as dead_letters
     from services.aggregator.reconcile.commands import app as usage
+    from services.aggregator.generations.commands import app as identities
+    from services.console.commands import trace
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices
     from services.payments.commands import app as payments
@@ -41,9 +43,11 @@ def compose() -> typer.Typer:
     app.add_typer(topics.app, name="topics")
     app.add_typer(spools.app, name="spools")
     app.add_typer(db.app, name="db")
+    events.command("trace")(trace)
     app.add_typer(events, name="events")
     app.add_typer(anomalies, name="anomalies")
     app.add_typer(dead_letters, name="dead-letters")
+    app.add_typer(identities, name="identities")
     app.add_typer(offsets.app, name="offsets")
     app.add_typer(usage, name="usage")
     app.add_typer(invoices, name="invoices")

@@ -9,6 +9,8 @@ from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
 from services.aggregator.dead_letters import keep
 from services.aggregator.dead_letters.keep import DeadLetters, Keeper
+from services.aggregator.generations.filters import Filters
+from services.aggregator.generations.keeper import Keeper as GenerationKeeper
 from services.aggregator.settings import AggregatorSettings
 from shared.contracts.topics import USAGE_EVENTS, dead_letter
 from shared.kafka import topics
@@ -35,12 +37,13 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
         await topics.require(settings, (*read, *map(dead_letter, read)))
         await producer.start()
         group = settings.names.group("aggregator")
+        filters = Filters(settings.filter_dir)
         loop = ConsumerLoop(
             settings,
             group=group,
             instance=settings.instance,
             topics=[settings.names.topic(USAGE_EVENTS)],
-            handler=Aggregator(database, producer, group),
+            handler=Aggregator(database, producer, group, filters),
             limits=settings.limits,
         )
         process.health.checks |= {"database": database.check, "kafka": producer.check, "consumer": loop.check}
@@ -48,6 +51,9 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run(process.stop))
             tasks.create_task(relay(settings, database, producer, [rejects], process.stop, role=ROLE))
+            tasks.create_task(
+                GenerationKeeper(settings, database, filters, settings.generation_limits).run(process.stop)
+            )
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
             tasks.create_task(_keep_dead_letters(settings, database, process.stop))

@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 
 from services.aggregator.archived import without_archived
 from services.aggregator.batch import Decoded, PreparedBatch, prepare
-from services.aggregator.identity import Claim, claim_identities, generations
+from services.aggregator.generations.filters import Filters
+from services.aggregator.generations.store import Generation, generations
+from services.aggregator.identity import Claim, claim_identities
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
 from shared.domain.errors import DatabaseAway, Rejected
 from shared.domain.period import Month
@@ -51,7 +53,7 @@ class Epoch:
     version: int
     metering: Metering
     sealed: frozenset[tuple[str, Month]]
-    generations: tuple[int, ...]
+    generations: tuple[Generation, ...]
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Aggregator:
     database: Database
     producer: Producer
     group: str
+    filters: Filters = field(default_factory=Filters)
     _epoch: Epoch | None = field(default=None, init=False)
     _prepared: PreparedBatch | None = field(default=None, init=False)
     _lock_timeouts: int = field(default=0, init=False)
@@ -101,7 +104,7 @@ class Aggregator:
         events, refused = _check(prepared.decoded, current.metering)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         await failpoint("aggregator.batch.after_offsets")
-        seen = await claim_identities(connection, _claims(events), current.generations)
+        seen = await claim_identities(connection, _claims(events), current.generations, self.filters)
         dispositions = _dispositions(len(prepared.batch.records), events, seen, current)
         await merge_windows(connection, fold(_of(events, dispositions, Disposition.COUNTED, Disposition.TEST)))
         await store_segments(connection, prepared.segments, dispositions)

@@ -1,19 +1,32 @@
 """Claim identities: which events are fresh, which were seen, which contradict what was seen.
 
-Fresh is what `INSERT ... ON CONFLICT DO NOTHING` has inserted, nothing else. Fingerprints of the others are read in a
-second statement: one statement cannot see a row that was committed while it waited.
+    1  closed generations: each key that a filter lets pass, or all where there is no filter, is probed by index
+    2  the others are inserted into the open generation; fresh is what `INSERT ... ON CONFLICT DO NOTHING` has inserted,
+       nothing else
+    3  fingerprints of what was not inserted are read in a second statement: one statement cannot see a row that was
+       committed while it waited
+
+A key never stands in two generations. Keys are claimed under the shared epoch lock and a roll takes it exclusively: a
+key that another batch has claimed before the roll is committed and found by 1, one claimed in the same epoch meets the
+primary key in 2. Closed generations do not change, so between 1 and 2 nothing can come into them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
 
+from services.aggregator.generations.bloom import words
+from services.aggregator.generations.filters import Filters
+from services.aggregator.generations.store import Generation
+from shared.observability import names as metrics
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection
 from shared.usage.segment import Disposition
+
+Standing = Mapping[bytes, int]  # fingerprint by key
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -27,18 +40,21 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 async def claim_identities(
-    connection: Connection, claims: Sequence[Claim], generations: Sequence[int]
+    connection: Connection, claims: Sequence[Claim], generations: Sequence[Generation], filters: Filters
 ) -> dict[int, Disposition]:
     """Insert what is new into the open generation; DUPLICATE or CONFLICT for each index that is not fresh.
 
-    `claims` in log order; `generations`: all that exist in this epoch. Rows are locked in order of key.
+    `claims` in log order; `generations`: all of this epoch, the open one last. Rows are locked in order of key.
     """
     first: dict[bytes, Claim] = {}
     repeated = [claim for claim in claims if first.setdefault(claim.key, claim) is not claim]
-    seen = await _insert(connection, sorted(first.values(), key=_key))
-    standing = await _fingerprints(connection, seen, generations)
+    keys = sorted(first)
+    *closed, opened = generations
+    standing = dict(await _closed(connection, keys, closed, filters))
+    seen = await _insert(connection, opened.id, [first[key] for key in keys if key not in standing])
+    standing |= await _opened(connection, opened.id, seen)
     found = {}
-    for claim in (*repeated, *(first[key] for key in seen)):
+    for claim in (*repeated, *(first[key] for key in standing)):
         fingerprint = standing.get(claim.key)
         if fingerprint is None:  # repeated within the batch: its first was inserted just now
             fingerprint = first[claim.key].fingerprint
@@ -47,11 +63,52 @@ async def claim_identities(
     return found
 
 
-def _key(claim: Claim) -> bytes:
-    return claim.key
+async def _closed(
+    connection: Connection, keys: Sequence[bytes], closed: Sequence[Generation], filters: Filters
+) -> Standing:
+    """Those of `keys` that stand in a closed generation."""
+    ids, probed = _probes(keys, closed, filters)
+    if not probed:
+        return {}
+    rows = await (
+        await connection.execute(
+            # LIMIT keeps it one probe of one partition's primary key for each pair, whatever the planner thinks of
+            # their number: joined, it may read whole generations.
+            """
+            SELECT probe.key, standing.fingerprint
+            FROM unnest(%b::integer[], %b::uuid[]) AS probe (generation, key) CROSS JOIN LATERAL (
+                SELECT fingerprint FROM usage.identity
+                WHERE identity.generation = probe.generation AND identity.key = probe.key LIMIT 1
+            ) AS standing
+            """,
+            (Int4Array(ids), UuidArray(probed)),
+            binary=True,
+        )
+    ).fetchall()
+    metrics.IDENTITY_PROBES.labels("found").inc(len(rows))
+    metrics.IDENTITY_PROBES.labels("not_found").inc(len(probed) - len(rows))
+    return {row[0].bytes: row[1] for row in rows}
 
 
-async def _insert(connection: Connection, claims: Sequence[Claim]) -> list[bytes]:
+def _probes(keys: Sequence[bytes], closed: Sequence[Generation], filters: Filters) -> tuple[list[int], list[bytes]]:
+    """(generation, key) to look up; generation by generation, keys in order."""
+    ids: list[int] = []
+    probed: list[bytes] = []
+    halves = words(keys)
+    for generation in closed:
+        bloom = filters.of(generation)
+        if bloom is None:
+            maybe = list(keys)
+        else:
+            maybe = [keys[place] for place in bloom.maybe(halves)]
+            metrics.IDENTITY_FILTER_CHECKS.labels("maybe").inc(len(maybe))
+            metrics.IDENTITY_FILTER_CHECKS.labels("no").inc(len(keys) - len(maybe))
+        ids += [generation.id] * len(maybe)
+        probed += maybe
+    return ids, probed
+
+
+async def _insert(connection: Connection, generation: int, claims: Sequence[Claim]) -> list[bytes]:
     """Keys that were there already."""
     rows = await (
         await connection.execute(
@@ -61,7 +118,7 @@ async def _insert(connection: Connection, claims: Sequence[Claim]) -> list[bytes
                     AS claim (key, fingerprint, partition, log_offset)
             ), inserted AS (
                 INSERT INTO usage.identity (generation, key, fingerprint, partition, log_offset)
-                SELECT (SELECT id FROM usage.generation WHERE closed_at IS NULL), claim.* FROM claim
+                SELECT %b::integer, claim.* FROM claim
                 ON CONFLICT DO NOTHING
                 RETURNING key
             )
@@ -72,6 +129,7 @@ async def _insert(connection: Connection, claims: Sequence[Claim]) -> list[bytes
                 Int8Array([claim.fingerprint for claim in claims]),
                 Int4Array([claim.partition for claim in claims]),
                 Int8Array([claim.offset for claim in claims]),
+                generation,
             ),
             binary=True,
         )
@@ -79,24 +137,17 @@ async def _insert(connection: Connection, claims: Sequence[Claim]) -> list[bytes
     return [row[0].bytes for row in rows]
 
 
-async def generations(connection: Connection) -> tuple[int, ...]:
-    """Every generation of identities; constant within an epoch."""
-    rows = await (await connection.execute("SELECT id FROM usage.generation ORDER BY id")).fetchall()
-    return tuple(row[0] for row in rows)
-
-
-async def _fingerprints(connection: Connection, keys: Sequence[bytes], generations: Sequence[int]) -> dict[bytes, int]:
+async def _opened(connection: Connection, generation: int, keys: Sequence[bytes]) -> Standing:
+    """Fingerprints of keys that stand in the open generation."""
     if not keys:
         return {}
     rows = await (
         await connection.execute(
             # The generation leads the primary key: without it the whole table is read.
-            """
-            SELECT key, fingerprint FROM usage.identity
-            WHERE generation = ANY(%b::integer[]) AND key = ANY(%b::uuid[])
-            """,
-            (list(generations), [UUID(bytes=key) for key in keys]),
+            "SELECT key, fingerprint FROM usage.identity WHERE generation = %b AND key = ANY(%b::uuid[])",
+            (generation, [UUID(bytes=key) for key in keys]),
             binary=True,
         )
     ).fetchall()
+    assert len(rows) == len(keys), "what could not be inserted is there"
     return {row[0].bytes: row[1] for row in rows}

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
 from pydantic import Field
 
+from services.aggregator.generations.keeper import Limits as GenerationLimits
 from shared.kafka.consumer import Limits
-from shared.runtime.settings import DatabaseSettings, KafkaSettings, ProcessSettings
+from shared.runtime.settings import DatabaseSettings, KafkaSettings, ProcessSettings, Settings
 
 
-class AggregatorSettings(ProcessSettings, KafkaSettings, DatabaseSettings):
+class FilterSettings(Settings):
+    """Where the filters of closed generations are."""
+
+    filter_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"khata-filters-{os.getuid()}",
+        alias="AGGREGATOR_FILTER_DIR",
+        description="shared by the processes of a host; what is lost there is built again",
+    )
+
+
+class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, DatabaseSettings):
     """What `khata run aggregator` needs."""
 
     batch_records: int = Field(5_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
     batch_wait_ms: int = Field(200, ge=1, le=10_000, alias="AGGREGATOR_BATCH_WAIT_MS")
+
+    generation_keys: int = Field(
+        20_000_000, ge=1_000, le=300_000_000, alias="AGGREGATOR_GENERATION_KEYS", description="rolled at this size"
+    )
+    generation_days: float = Field(
+        14, gt=0, le=400, alias="AGGREGATOR_GENERATION_DAYS", description="rolled at this age, unless it is empty"
+    )
+    identity_keep_days: int = Field(
+        430,
+        ge=2,
+        le=4000,
+        alias="AGGREGATOR_IDENTITY_KEEP_DAYS",
+        description="INGEST_HORIZON_DAYS and the longest an accepted event may wait to be applied",
+    )
+
+    @property
+    def generation_limits(self) -> GenerationLimits:
+        return GenerationLimits(
+            keys=self.generation_keys,
+            age=timedelta(days=self.generation_days),
+            keep=timedelta(days=self.identity_keep_days),
+        )
 
     @property
     def limits(self) -> Limits:

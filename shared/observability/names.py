@@ -49,6 +49,26 @@ DEAD_LETTERS = Counter("khata_dead_letters", "Records written to a dead-letter t
 
 # Aggregator
 EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["disposition"])
+IDENTITY_GENERATIONS = Gauge(
+    "khata_identity_generations",
+    "Generations of identities: open, filtered (closed, this process has its filter), unfiltered",
+    ["state"],
+)
+IDENTITY_KEYS = Gauge("khata_identity_keys", "Identities kept, to a page of the open table: open, closed", ["state"])
+IDENTITY_FILTER_CHECKS = Counter(
+    "khata_identity_filter_checks", "Keys asked of a closed generation's filter, by answer: maybe, no", ["answer"]
+)
+IDENTITY_PROBES = Counter(
+    "khata_identity_probes", "Keys looked up in a closed generation: found, not_found", ["outcome"]
+)
+IDENTITY_FILTERS_IGNORED = Counter(
+    "khata_identity_filters_ignored", "Filter files that do not count: foreign, damaged, unsafe", ["reason"]
+)
+IDENTITY_KEEPER_FAILURES = Counter(
+    "khata_identity_keeper_failures",
+    "Work on generations put off: database, filter (its file), differs (a table is not what was counted)",
+    ["reason"],
+)
 ADVICE_READ = Gauge("khata_advice_read", "1 while key activity and findings are stored; 0 when something stops that")
 KEY_ACTIVITY_STORED = Counter("khata_key_activity_stored", "Minutes of a key stored")
 ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["class"])
