@@ -40,5 +40,5 @@ def test_a_command_of_a_page_is_one(line: str) -> None:
 def test_what_is_none_is_found() -> None:
     assert len(commands()) >= 7
     for wrong in ("khata dead-letters redo", "khata dead-letters list --colour red", "khata offsets rewind --group a"):
-        with pytest.raises(Exception, match=r"No such (command|option)|Missing option"):
+        with pytest.raises(Exception, match=r"No such (command|option)|Missing parameter"):
             parse(wrong)
