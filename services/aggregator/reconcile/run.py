@@ -32,6 +32,7 @@ from shared.kafka import rewind
 from shared.postgres.pool import Database
 from shared.runtime.settings import DatabaseSettings, KafkaSettings
 from shared.spool.known import known_spools
+from shared.usage.segment import Disposition
 
 
 class ReconcileSettings(KafkaSettings, DatabaseSettings):
@@ -269,7 +270,7 @@ async def _logs(
 def _conserved(found: Conserved) -> dict[str, Any]:
     return {
         "records": found.records,
-        **{each.name.lower(): count for each, count in sorted(found.dispositions.items())},
+        **{each.name.lower(): found.dispositions[each] for each in Disposition},
         "first_sightings": sum(block.sums.events for block in found.blocks),
         "identities": "given up" if found.identities is None and found.blocks else found.identities or 0,
     }

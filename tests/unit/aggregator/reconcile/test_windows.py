@@ -60,7 +60,8 @@ def test_equal_windows_differ_in_nothing_however_they_are_spelled() -> None:
 )
 def test_each_part_that_differs_is_named(part: str, value: object) -> None:
     archive = parts(events(3))
-    [found] = compare([(key(), replace(archive, **{part: value}))], {key(): archive})
+    changed = replace(archive, **{part: value})  # type: ignore[arg-type]
+    [found] = compare([(key(), changed)], {key(): archive})
     assert found.parts == [part]
     assert finding(found, Named(), sealed=False).found is FindingClass.WINDOW_DIFFERS
     assert finding(found, Named(), sealed=True).found is FindingClass.WINDOW_SEALED
