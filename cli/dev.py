@@ -106,6 +106,7 @@ def _welcome(plan: Plan) -> None:
     key = _first_key(plan)
     print(f"""
 ingest     {plan.ingest_url}/v1/events (documented at {plan.ingest_url}/docs)
+console    {plan.console_url}/v1/meters/<meter>/usage (keys of the scope usage:read)
 receiver   {plan.receiver_url}/webhooks/razorpay
 sandbox    {plan.sandbox_url}
 kafka      {plan.addresses.kafka_bootstrap}

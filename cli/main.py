@@ -29,8 +29,8 @@ def compose() -> typer.Typer:
     from cli.demo.command import demo, proof
     from services.aggregator.commands import app as anomalies
     from services.aggregator.dead_letters.commands import app as dead_letters
-    from services.aggregator.reconcile.commands import app as usage
     from services.aggregator.generations.commands import app as identities
+    from services.aggregator.reconcile.commands import app as usage
     from services.console.commands import trace
     from services.ingest.commands import app as events
     from services.invoicer.commands import app as invoices

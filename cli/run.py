@@ -15,6 +15,7 @@ SERVICES = {
     "ingest": "services.ingest.app",
     "aggregator": "services.aggregator.app",
     "watch": "services.aggregator.watch.app",
+    "console": "services.console.app",
     "invoicer": "services.invoicer.app",
     "receiver": "services.payments.receiver_app",
     "payments": "services.payments.app",

@@ -16,9 +16,9 @@ from devstack.supervisor import ServiceSpec
 RAZORPAY_KEY_ID = "rzp_test_khatasandbox1"
 RAZORPAY_ACCOUNT_ID = "acc_KhataSandbox01"
 # Sandbox and receiver first: the others call them.
-ORDER = ("sandbox", "receiver", "ingest", "aggregator", "watch", "invoicer", "payments")
+ORDER = ("sandbox", "receiver", "ingest", "aggregator", "watch", "invoicer", "payments", "console")
 KILLABLE = ("receiver", "ingest", "aggregator", "invoicer", "payments")
-_HTTP = ("sandbox", "receiver", "ingest")
+_HTTP = ("sandbox", "receiver", "ingest", "console")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,10 @@ class Plan:
     @property
     def ingest_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['ingest.http']}"
+
+    @property
+    def console_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['console.http']}"
 
     @property
     def sandbox_url(self) -> str:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 import yaml
@@ -192,3 +193,32 @@ def test_tail_shows_what_is_accepted_from_now_on_and_all_of_it_on_demand(seller:
     lines = whole.stdout.splitlines()
     assert len(lines) == 3
     assert all("http.request  alice  khata-events-send" in line and '{"bytes": 1.50}' in line for line in lines)
+
+
+def test_an_event_that_was_sent_is_traced_and_read_over_the_console(seller: Seller) -> None:
+    [made] = seller.product.json(
+        "keys", "create", "--project", seller.project, "--name", "reader", "--scope", "usage:read"
+    )
+    id = uuid.uuid4().hex
+    time = f"{LAST_MONTH}-10T10:30:00Z"
+    sent = {"specversion": "1.0", "id": id, "source": "trace/1", "type": "http.request", "subject": "me", "time": time}
+    seller.run("send", "--stdin", stdin=json.dumps(sent | {"data": {"bytes": 7}}))
+
+    async def traced() -> Any:
+        done = seller.product.khata("events", "trace", "trace/1", id, "-p", seller.project, "--output", "json")
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    story = asyncio.run(eventually(traced, lambda found: found is not None))
+    assert [stage["stage"] for stage in story["stages"]][:4] == ["accepted", "logged", "applied", "counted"]
+    console = seller.product.stack.plan.console_url
+    headers = {"Authorization": f"Bearer {made['key (shown once)']}"}
+    asked = {"from": f"{LAST_MONTH}-10", "to": f"{LAST_MONTH}-11", "window": "hour"}
+    with httpx2.Client(base_url=console, headers=headers, trust_env=False) as client:
+        usage = client.get("/v1/meters/web_bytes/usage", params=asked)
+        assert usage.status_code == 200, usage.text
+        over_http = client.get("/v1/events", params={"source": "trace/1", "id": id}).json()
+    assert [(row["events"], row["quantity"]) for row in usage.json()["rows"]] == [(1, "7")]
+    assert over_http["stages"] == story["stages"]
+    missing = seller.product.khata("events", "trace", "trace/1", "nothing", "-p", seller.project)
+    assert missing.returncode == 2
+    assert "it may be on its way" in missing.stderr

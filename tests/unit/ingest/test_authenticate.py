@@ -73,7 +73,7 @@ async def test_with_kafka_away_known_keys_pass_and_an_unknown_one_may_be_new() -
     with pytest.raises(Rejected):
         await authenticate(f"Bearer {unknown.text}", cache, PEPPERS, "events:write")
     clock.now += 60
-    assert (await authenticate(f"Bearer {made.text}", cache, PEPPERS, "events:write")).key_id == made.id
+    assert (await authenticate(f"Bearer {made.text}", cache, PEPPERS, "events:write")).id == made.id
     with pytest.raises(BrokerAway, match="it may be new"):
         await authenticate(f"Bearer {unknown.text}", cache, PEPPERS, "events:write")
     clock.now += 3600

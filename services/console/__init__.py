@@ -1,0 +1,1 @@
+"""Console: what others may read of usage, over HTTP. Writes nothing."""
