@@ -13,8 +13,7 @@ primary key in 2. Closed generations do not change, so between 1 and 2 nothing c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from uuid import UUID
+from collections.abc import Sequence
 
 import msgspec
 
@@ -25,8 +24,6 @@ from shared.observability import names as metrics
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection
 from shared.usage.segment import Disposition
-
-Standing = Mapping[bytes, int]  # fingerprint by key
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -50,9 +47,10 @@ async def claim_identities(
     repeated = [claim for claim in claims if first.setdefault(claim.key, claim) is not claim]
     keys = sorted(first)
     *closed, opened = generations
-    standing = dict(await _closed(connection, keys, closed, filters))
+    standing = await _closed(connection, keys, closed, filters)
     seen = await _insert(connection, opened.id, [first[key] for key in keys if key not in standing])
-    standing |= await _opened(connection, opened.id, seen)
+    standing |= await _fingerprints(connection, [opened.id] * len(seen), seen)
+    assert standing.keys() >= set(seen), "what could not be inserted is there"
     found = {}
     for claim in (*repeated, *(first[key] for key in standing)):
         fingerprint = standing.get(claim.key)
@@ -65,29 +63,13 @@ async def claim_identities(
 
 async def _closed(
     connection: Connection, keys: Sequence[bytes], closed: Sequence[Generation], filters: Filters
-) -> Standing:
-    """Those of `keys` that stand in a closed generation."""
+) -> dict[bytes, int]:
+    """Fingerprints of those of `keys` that stand in a closed generation."""
     ids, probed = _probes(keys, closed, filters)
-    if not probed:
-        return {}
-    rows = await (
-        await connection.execute(
-            # LIMIT keeps it one probe of one partition's primary key for each pair, whatever the planner thinks of
-            # their number: joined, it may read whole generations.
-            """
-            SELECT probe.key, standing.fingerprint
-            FROM unnest(%b::integer[], %b::uuid[]) AS probe (generation, key) CROSS JOIN LATERAL (
-                SELECT fingerprint FROM usage.identity
-                WHERE identity.generation = probe.generation AND identity.key = probe.key LIMIT 1
-            ) AS standing
-            """,
-            (Int4Array(ids), UuidArray(probed)),
-            binary=True,
-        )
-    ).fetchall()
-    metrics.IDENTITY_PROBES.labels("found").inc(len(rows))
-    metrics.IDENTITY_PROBES.labels("not_found").inc(len(probed) - len(rows))
-    return {row[0].bytes: row[1] for row in rows}
+    found = await _fingerprints(connection, ids, probed)
+    metrics.IDENTITY_PROBES.labels("found").inc(len(found))
+    metrics.IDENTITY_PROBES.labels("not_found").inc(len(probed) - len(found))
+    return found
 
 
 def _probes(keys: Sequence[bytes], closed: Sequence[Generation], filters: Filters) -> tuple[list[int], list[bytes]]:
@@ -137,17 +119,23 @@ async def _insert(connection: Connection, generation: int, claims: Sequence[Clai
     return [row[0].bytes for row in rows]
 
 
-async def _opened(connection: Connection, generation: int, keys: Sequence[bytes]) -> Standing:
-    """Fingerprints of keys that stand in the open generation."""
+async def _fingerprints(connection: Connection, generations: Sequence[int], keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Fingerprints of those (generation, key) pairs that are there."""
     if not keys:
         return {}
     rows = await (
         await connection.execute(
-            # The generation leads the primary key: without it the whole table is read.
-            "SELECT key, fingerprint FROM usage.identity WHERE generation = %b AND key = ANY(%b::uuid[])",
-            (generation, [UUID(bytes=key) for key in keys]),
+            # LIMIT keeps it one probe of one partition's primary key for each pair, whatever the planner thinks of
+            # their number: as a join, or as `key = ANY`, it reads whole generations when a few hundred are asked.
+            """
+            SELECT probe.key, standing.fingerprint
+            FROM unnest(%b::integer[], %b::uuid[]) AS probe (generation, key) CROSS JOIN LATERAL (
+                SELECT fingerprint FROM usage.identity
+                WHERE identity.generation = probe.generation AND identity.key = probe.key LIMIT 1
+            ) AS standing
+            """,
+            (Int4Array(generations), UuidArray(keys)),
             binary=True,
         )
     ).fetchall()
-    assert len(rows) == len(keys), "what could not be inserted is there"
     return {row[0].bytes: row[1] for row in rows}

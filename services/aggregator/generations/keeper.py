@@ -101,8 +101,8 @@ class Keeper:
         async with self.database.connection() as connection:
             full = await store.due(connection, self.limits.keys, self.limits.age)
             old = await store.old(connection, self.limits.keep)
-        if full is not None:
-            await roll(self.database, full)
+        if full is not None and (opened := await roll(self.database, full)) is not None:
+            log.info("identity.rolled", closed=full, opened=opened)
         await self._count(stop)
         if old:
             gone = await self._transaction(lambda connection: store.detach(connection, self.limits.keep))
@@ -179,8 +179,6 @@ async def roll(database: Database, expected: int) -> int | None:
     async with database.transaction() as connection:
         opened = await store.roll(connection, expected)
         await failpoint("aggregator.generation.before_roll")
-    if opened is not None:
-        log.info("identity.rolled", closed=expected, opened=opened)
     return opened
 
 

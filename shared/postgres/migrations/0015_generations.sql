@@ -65,31 +65,31 @@ $$;
 
 -- From here on nothing changes a closed generation, whoever tries. Not part of the roll: it waits for a vacuum of the
 -- table, and nobody should wait with it.
-CREATE FUNCTION usage.freeze_generation(generation integer) RETURNS void
+CREATE FUNCTION usage.freeze_generation(closed integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
-    PERFORM FROM usage.generation WHERE id = generation AND closed_at IS NOT NULL AND detached_at IS NULL;
+    PERFORM FROM usage.generation WHERE id = closed AND closed_at IS NOT NULL AND detached_at IS NULL;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'generation % is not closed', generation;
+        RAISE EXCEPTION 'generation % is not closed', closed;
     END IF;
     EXECUTE format(
         'CREATE OR REPLACE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON usage.%I
-         FOR EACH ROW EXECUTE FUNCTION usage.closed_generation()', 'identity_' || generation
+         FOR EACH ROW EXECUTE FUNCTION usage.closed_generation()', 'identity_' || closed
     );
     EXECUTE format(
         'CREATE OR REPLACE TRIGGER closed_truncate BEFORE TRUNCATE ON usage.%I
-         EXECUTE FUNCTION usage.closed_generation()', 'identity_' || generation
+         EXECUTE FUNCTION usage.closed_generation()', 'identity_' || closed
     );
 END
 $$;
 
 -- What the keys of a frozen generation are, once; false when it was told before. Batches reload with the epoch.
-CREATE FUNCTION usage.count_generation(generation integer, keys bigint, high bigint, low bigint) RETURNS boolean
+CREATE FUNCTION usage.count_generation(closed integer, keys bigint, high bigint, low bigint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM usage.require_epoch_exclusive();
     UPDATE usage.generation SET identity_count = keys, fingerprint_high = high, fingerprint_low = low
-    WHERE id = generation AND closed_at IS NOT NULL AND identity_count IS NULL;
+    WHERE id = closed AND closed_at IS NOT NULL AND identity_count IS NULL;
     RETURN FOUND;
 END
 $$;
