@@ -80,6 +80,13 @@ DEAD_LETTER_OLDEST = Gauge(
     "khata_dead_letter_oldest_seconds", "Time since the oldest open one failed, 0 without any", ["topic", "code"]
 )
 
+# Reconciliation
+RECONCILE_FINDINGS = Gauge("khata_reconcile_findings", "Open findings, whichever process found them", ["class"])
+RECONCILE_SUCCESS_AT = Gauge(
+    "khata_reconcile_success_timestamp_seconds", "When the last run came to its end: hourly, daily, manual", ["kind"]
+)
+RECONCILE_FAILURES = Counter("khata_reconcile_failures", "Scheduled runs that came to no end")
+
 # Watch
 WATCH_READ = Counter(
     "khata_watch_records", "Records of key activity by outcome: seen, again, ahead, unreadable, failed", ["outcome"]
