@@ -11,6 +11,7 @@ from services.aggregator.dead_letters import keep
 from services.aggregator.dead_letters.keep import DeadLetters, Keeper
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.keeper import Keeper as GenerationKeeper
+from services.aggregator.reconcile import schedule
 from services.aggregator.settings import AggregatorSettings
 from shared.contracts.topics import USAGE_EVENTS, dead_letter
 from shared.kafka import topics
@@ -56,6 +57,8 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             )
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
+            if settings.reconcile:
+                tasks.create_task(schedule.keep(database, process.stop))
             tasks.create_task(_keep_dead_letters(settings, database, process.stop))
             tasks.create_task(keep.count(settings, database, process.stop))
             tasks.create_task(keep.purge(database, process.stop))

@@ -29,6 +29,9 @@ class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, Databas
 
     batch_records: int = Field(5_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
     batch_wait_ms: int = Field(200, ge=1, le=10_000, alias="AGGREGATOR_BATCH_WAIT_MS")
+    reconcile: bool = Field(
+        True, alias="AGGREGATOR_RECONCILE", description="whether this process may start the scheduled reconciliation"
+    )
 
     generation_keys: int = Field(
         20_000_000, ge=1_000, le=300_000_000, alias="AGGREGATOR_GENERATION_KEYS", description="rolled at this size"
