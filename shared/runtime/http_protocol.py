@@ -7,7 +7,7 @@ or keep connections open with half of one until no more are taken.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,6 +22,32 @@ _TOO_LARGE = (
 )
 
 
+class _Joined:
+    """A transport that sends what is written in one turn of the loop as one piece: uvicorn writes the head and the body
+    of an answer apart, and each would be a system call and a packet of its own."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            joined, self._pieces = b"".join(self._pieces), []
+            self._transport.write(joined)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Answers 431 to a head above 64 KiB, and closes a connection whose head is not complete within 15 s."""
 
@@ -30,7 +56,7 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, transport))
+        super().connection_made(cast(asyncio.Transport, _Joined(cast(asyncio.Transport, transport), self.loop)))
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
