@@ -17,7 +17,8 @@ from shared.observability import names
 
 PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
-WORDS = {"sum", "min", "max", "increase", "rate", "unless", "and", "or", "by", "absent", "class", "topic", "code"}
+WORDS = {"sum", "min", "max", "increase", "rate", "time", "unless", "and", "or", "by", "absent"}
+WORDS |= {"class", "topic", "code", "kind"}  # labels
 
 
 def rules() -> list[dict[str, Any]]:
