@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
 from rich.console import Console
 
-from benchmarks import aggregator, ingest
+from benchmarks import aggregator, identity, ingest
 from benchmarks.figure import table
 from benchmarks.stack import bench_stack
 
-PARTS = {"ingest": ingest.measure, "aggregator": aggregator.measure}
+PARTS = {"ingest": ingest.measure, "aggregator": aggregator.measure, "identity": identity.measure}
 TITLE = "Two cores hold Kafka, PostgreSQL, Khata and the load"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
-    chosen = parser.parse_args().parts or list(PARTS)
+    parser.add_argument("--identities", type=int, default=identity.KEYS, help="keys that are there already")
+    parser.add_argument("--full", action="store_const", const=identity.FULL_KEYS, dest="identities", help="50 million")
+    given = parser.parse_args()
+    chosen = given.parts or list(PARTS)
+    measures = PARTS | {"identity": partial(identity.measure, keys=given.identities)}
     console = Console()
     for name in chosen:
         home = Path(mkdtemp(prefix="khata-bench-"))
         home.chmod(0o755)
         with bench_stack(home) as parts, console.status(name) as status:
-            figures = PARTS[name](parts, status.update)
+            figures = measures[name](parts, status.update)
         console.print(table(f"{name}: {TITLE}", figures))
 
 
