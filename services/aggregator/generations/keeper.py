@@ -44,6 +44,9 @@ ROLE: Role = "khata_aggregator"
 LOOK_EVERY_S = 2.0
 AGAIN_S = 2.0
 
+for _reason in ("database", "filter", "differs"):  # told as 0 from the start: the first failure is an increase
+    metrics.IDENTITY_KEEPER_FAILURES.labels(_reason)
+
 T = TypeVar("T")
 log = logging.get(__name__)
 

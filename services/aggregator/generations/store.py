@@ -18,6 +18,8 @@ from shared.postgres.pool import Connection, Database
 
 # One reading of a table: 27,000 keys, a few milliseconds of the event loop.
 CHUNK_PAGES = 256
+# Somebody reads all identities when a generation is to be detached: try again when he has done.
+TABLE_LOCK_TIMEOUT_MS = 250
 
 
 class Generation(NamedTuple):
@@ -96,7 +98,7 @@ async def roll(connection: Connection, expected: int) -> int | None:
     No batch is in flight under the exclusive lock, so whoever claims afterwards sees every key that was claimed
     before. Raises DatabaseAway (through the pool) when the lock is not free: try the transaction again.
     """
-    await epoch.enter_exclusive(connection)
+    await _enter_exclusive(connection)
     return _id(await (await connection.execute("SELECT usage.roll_generation(%s)", (expected,))).fetchone())
 
 
@@ -127,7 +129,7 @@ async def store_count(connection: Connection, generation: int, keys: int, finger
 
 async def detach(connection: Connection, keep: timedelta) -> int | None:
     """Take the oldest generation that was closed longer ago than `keep` away from the batches."""
-    await epoch.enter_exclusive(connection)
+    await _enter_exclusive(connection)
     return _id(await (await connection.execute("SELECT usage.detach_generation(%s)", (keep,))).fetchone())
 
 
@@ -188,6 +190,12 @@ def fingerprint_of(keys: Words) -> Fingerprint:
     """What `Fingerprint.with_key` over each key gives."""
     hashes = keys[:, 0].byteswap()  # the first half of a key, read big-endian
     return Fingerprint(int((hashes >> np.uint64(32)).sum()), int((hashes & np.uint64(0xFFFF_FFFF)).sum()))
+
+
+async def _enter_exclusive(connection: Connection) -> None:
+    """The epoch lock, and little patience for a table lock under it: every batch waits meanwhile."""
+    await epoch.enter_exclusive(connection)
+    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{TABLE_LOCK_TIMEOUT_MS}ms",))
 
 
 def _id(row: tuple[int | None, ...] | None) -> int | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
+import hypothesis
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from services.aggregator.generations import files, keeper, store
 from services.aggregator.generations.bloom import Bloom
@@ -218,6 +223,60 @@ async def _retried(count: Counting, values: list[bytes], partition: int) -> None
             continue
         return
     raise AssertionError("ten times")
+
+
+class Step(NamedTuple):
+    """What happens next: these events, or something to the generations."""
+
+    events: tuple[tuple[int, int], ...] = ()  # (id, tokens)
+    roll: bool = False
+    keep: bool = False
+    let_go: bool = False
+
+
+step = st.builds(
+    Step, events=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 2)), min_size=1, max_size=6).map(tuple)
+) | st.sampled_from([Step(roll=True), Step(roll=True), Step(keep=True), Step(let_go=True)])
+examples = itertools.count()
+
+
+@hypothesis.settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(step, max_size=12))
+async def test_any_order_of_events_rolls_and_filters_gives_the_dispositions_of_a_dictionary(
+    count: Counting, settings: DatabaseSettings, steps: list[Step]
+) -> None:
+    example, expected = next(examples), ""
+    first: dict[int, int] = {}
+    before = len(await count.dispositions())
+    for one in steps:
+        if one.events:
+            await count.apply(*(stamped(str(id), tokens, source=str(example)) for id, tokens in one.events))
+            expected += "".join(take(first, id, tokens) for id, tokens in one.events)
+        if one.roll:
+            await keeper.roll(count.database, (await living(count.database))[-1].id)
+        if one.keep:
+            await keep(settings, count.database, count.aggregator.filters)
+        if one.let_go:
+            count.aggregator.filters.look([])
+    assert (await count.dispositions())[before:] == expected
+
+
+async def test_a_reader_of_all_identities_delays_a_drop_and_no_batch_for_long(
+    count: Counting, settings: DatabaseSettings, database_url: str
+) -> None:
+    await count.apply(stamped("old"))
+    await roll(count.database)
+    await keep(settings, count.database, count.aggregator.filters)
+    grow_old(database_url, 1)
+    async with count.database.transaction() as connection:
+        await connection.execute("SELECT count(*) FROM usage.identity")
+        with pytest.raises(DatabaseAway, match="lock timeout"):
+            async with asyncio.timeout(2):
+                await keep(settings, count.database, count.aggregator.filters)
+        await count.apply(stamped("old"))
+    await keep(settings, count.database, count.aggregator.filters)
+    assert [one.id for one in await living(count.database)] == [2]
+    assert await count.dispositions() == "cd"
 
 
 async def test_filters_that_come_and_go_under_load_change_nothing(count: Counting, settings: DatabaseSettings) -> None:

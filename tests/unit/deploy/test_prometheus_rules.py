@@ -18,7 +18,7 @@ from shared.observability import names
 PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 WORDS = {"sum", "min", "max", "increase", "rate", "time", "unless", "and", "or", "by", "absent"}
-WORDS |= {"class", "topic", "code", "kind"}  # labels
+WORDS |= {"class", "topic", "code", "kind", "state", "reason", "instance"}  # labels
 
 
 def rules() -> list[dict[str, Any]]:
