@@ -234,6 +234,13 @@ class Step(NamedTuple):
     let_go: bool = False
 
 
+def take(first: dict[int, int], id: int, tokens: int) -> str:
+    if id not in first:
+        first[id] = tokens
+        return "c"
+    return "d" if first[id] == tokens else "x"
+
+
 step = st.builds(
     Step, events=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 2)), min_size=1, max_size=6).map(tuple)
 ) | st.sampled_from([Step(roll=True), Step(roll=True), Step(keep=True), Step(let_go=True)])
