@@ -82,16 +82,21 @@ def checksum(rows: Sequence[tuple[int, int, bytes | None, bytes | None, object]]
 
 def unpack(topic: str, partition: int, payload: bytes, sha256: bytes) -> list[Record]:
     """The records, byte for byte. Raises Fatal when the stored bytes are not what was written."""
+    return [
+        Record(topic, partition, offset, timestamp, key, value, tuple((name, data) for name, data in headers))
+        for offset, timestamp, key, value, headers in _decode(verified(topic, partition, payload, sha256))
+    ]
+
+
+def verified(topic: str, partition: int, payload: bytes, sha256: bytes) -> bytes:
+    """What `checksum` was taken of, not yet decoded. Raises Fatal when the stored bytes are not what was written."""
     try:
         plain = bytes(cramjam.zstd.decompress(payload))
     except cramjam.DecompressionError as error:
         raise Fatal(f"a segment of {topic}[{partition}] cannot be read: {error}") from error
     if hashlib.sha256(plain).digest() != sha256:
         raise Fatal(f"a segment of {topic}[{partition}] does not have the checksum it was stored with")
-    return [
-        Record(topic, partition, offset, timestamp, key, value, tuple((name, data) for name, data in headers))
-        for offset, timestamp, key, value, headers in _decode(plain)
-    ]
+    return plain
 
 
 def letters(dispositions: Sequence[Disposition]) -> bytes:

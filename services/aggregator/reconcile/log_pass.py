@@ -14,7 +14,7 @@ from operator import attrgetter
 from aiokafka import ConsumerRecord
 
 from services.aggregator.reconcile import log, store
-from services.aggregator.reconcile.archive import Coverage, Run, compare, hole, names_of, open_segment
+from services.aggregator.reconcile.archive import Coverage, Run, compare, hole, is_equal, names_of, open_segment
 from services.aggregator.reconcile.finding import MOST_NAMED, Finding, FindingClass, Findings, of_offsets
 from services.aggregator.reconcile.receipts import Tally
 from shared.kafka.records import Partition
@@ -104,13 +104,19 @@ async def compare_partition(
                 connection, partition.topic, partition.partition, stretch.start, stretch.end
             ):
                 segments += 1
+                in_log: list[ConsumerRecord] = []
+                if row.last_offset >= known_from:
+                    await ahead.fill(row.last_offset + 1)
+                    in_log = ahead.take(row.first_offset, row.last_offset)
+                    if is_equal(row, in_log):
+                        coverage.add(row, None)
+                        continue
                 records, damage = open_segment(row)
                 if damage is not None:
                     findings.add(damage)
                 coverage.add(row, records)
                 if row.last_offset >= known_from:
-                    await ahead.fill(row.last_offset + 1)
-                    for found in compare(row, records, ahead.take(row.first_offset, row.last_offset), known_from):
+                    for found in compare(row, records, in_log, known_from):
                         findings.add(found)
         await ahead.drain(stretch.read_to)
     coverage.finish(stretch.end)

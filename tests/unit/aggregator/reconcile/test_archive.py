@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.reconcile.archive import Coverage, SegmentRow, compare, hole, open_segment, runs
+from services.aggregator.reconcile.archive import Coverage, SegmentRow, compare, hole, is_equal, open_segment, runs
 from services.aggregator.reconcile.finding import FindingClass
 from shared.kafka.records import Record
 from shared.usage.segment import pack
@@ -57,7 +57,10 @@ def row(found: list[Record], **more: Any) -> SegmentRow:
 def test_the_same_records_are_equal_byte_for_byte() -> None:
     mine = records(*range(20))
     assert open_segment(row(mine)) == (mine, None)
+    assert is_equal(row(mine), log_of(mine))
     assert compare(row(mine), mine, log_of(mine), 0) == []
+    assert not is_equal(row(mine), log_of(mine)[:-1])
+    assert not is_equal(row(records(1, 3)), log_of(records(1, 3)))  # it does not hold its whole range
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,7 @@ def test_any_part_of_a_record_that_differs_is_named_with_its_event(part: str, va
     mine = records(*range(5))
     log = log_of(mine)
     log[3] = replace(log[3], **{part: value})
+    assert not is_equal(row(mine), log)
     [found] = compare(row(mine), mine, log, 0)
     assert found.found is FindingClass.ARCHIVE_DIFFERS
     assert (found.first_offset, found.last_offset, found.details["changed"]) == (3, 3, [part])
@@ -99,6 +103,7 @@ def test_a_header_without_a_value_in_the_log_is_an_empty_one_in_the_archive() ->
     ],
 )
 def test_a_segment_that_is_not_what_it_says_is_damaged(wrong: dict[str, Any]) -> None:
+    assert not is_equal(row(records(2, 3, 4), **wrong), log_of(records(2, 3, 4))[: wrong.get("record_count", 3)])
     _, damage = open_segment(row(records(2, 3, 4), **wrong))
     assert damage is not None
     assert damage.found is FindingClass.ARCHIVE_DAMAGED

@@ -1,0 +1,156 @@
+"""Reconciliation: a full log and what the aggregator made of it, held against each other; each pass by itself.
+
+Events are sent with receipts, as ingest does; one aggregator applies them. The limit is aiokafka handing out the same
+records to nobody. Exit 1 when anything is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import psycopg
+from pydantic import SecretStr
+
+from benchmarks.catalogue import PROJECT, apply_bench_catalogue
+from benchmarks.figure import Figure
+from benchmarks.ingest.events import FIRST, event
+from benchmarks.ingest.log import log_end
+from benchmarks.stack import BenchParts, running
+from services.aggregator.reconcile import log
+from services.aggregator.reconcile.log_pass import Stretch, compare_partition
+from services.aggregator.reconcile.offset_pass import conserve
+from services.aggregator.reconcile.receipts import Tally, told
+from services.aggregator.reconcile.record import Period
+from services.aggregator.reconcile.run import ReconcileSettings, reconcile
+from services.aggregator.reconcile.window_pass import compare_windows
+from services.ingest.accept import message
+from services.ingest.receipts import Receipts
+from services.ingest.validate import Clock, Sender, read_envelope, stamp
+from shared.contracts.topics import USAGE_EVENTS
+from shared.domain.meter import Meter, MeterIndex
+from shared.kafka import rewind
+from shared.kafka.fast_producer import FastProducer
+from shared.postgres.pool import Database
+
+EVENTS = 400_000
+SLICE = 10_000
+RUNS = 3
+LOG_TARGET = 300_000
+METERS = MeterIndex.of([Meter("bench_sum", 1, "", "bench.request", "sum", "tokens")])
+
+
+def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
+    asyncio.run(apply_bench_catalogue(parts))
+    report("filling the log")
+    asyncio.run(_fill_log(parts))
+    total = asyncio.run(log_end(parts.kafka))
+    report("applying")
+    with running(parts, "cli", "run", "aggregator"), psycopg.connect(parts.database_url, autocommit=True) as connection:
+        _wait_applied(connection, total)
+    report("reconciling")
+    return asyncio.run(_measure(parts))
+
+
+async def _fill_log(parts: BenchParts) -> None:
+    names = parts.kafka.names
+    receipts = Receipts("bench", names.topic(USAGE_EVENTS))
+    producer = FastProducer(parts.kafka, "bench", receipts)
+    await producer.start()
+    clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
+    for first in range(0, EVENTS, SLICE):
+        envelopes = [read_envelope(msgspec.json.encode(event(number))) for number in range(first, first + SLICE)]
+        stamped = [stamp(envelope, sender, METERS, clock, "bench", 1) for envelope in envelopes]
+        await producer.send([message(one, names) for one in stamped])
+    await receipts.finish(producer, names)
+    await producer.stop()
+
+
+def _wait_applied(connection: psycopg.Connection, wanted: int) -> None:
+    row: tuple[int] | None = None
+    while row is None or row[0] < wanted:
+        row = connection.execute(
+            "SELECT coalesce(sum(next_offset), 0)::bigint FROM messaging.consumer_offset WHERE topic = %s",
+            (USAGE_EVENTS.name,),
+        ).fetchone()
+        time.sleep(0.05)
+
+
+async def _measure(parts: BenchParts) -> list[Figure]:
+    settings = ReconcileSettings(kafka_bootstrap_servers=parts.bootstrap, database_url=SecretStr(parts.database_url))
+    topic = settings.names.topic(USAGE_EVENTS)
+    now = datetime.now(UTC)
+    period = Period(FIRST - timedelta(hours=1), now + timedelta(hours=2))  # the events' hours, and their arrival
+    database = Database(settings, "khata_aggregator", "bench")
+    await database.open()
+    try:
+        bounds = await rewind.log_bounds(settings, [topic])
+        records = sum(end - start for start, end in bounds.values())
+        ranges = {partition.partition: bound for partition, bound in bounds.items()}
+        receipts = told(await log.receipts_since(settings, period.start), topic)
+        rates: dict[str, list[float]] = {}
+
+        async def timed(what: str, work: Callable[[], object]) -> None:
+            began = time.perf_counter()
+            found = work()
+            assert asyncio.iscoroutine(found)
+            await found
+            rates.setdefault(what, []).append(records / (time.perf_counter() - began))
+
+        async def hand_out() -> None:
+            for partition, (start, end) in bounds.items():
+                async for _ in log.read(settings, partition, start, end):
+                    pass
+
+        async def log_pass() -> None:
+            for partition, (start, end) in bounds.items():
+                stretch = Stretch(partition, start, end, start, end, start, end)
+                mine = [one for one in receipts.stretches if one.partition == partition.partition]
+                found, _ = await compare_partition(
+                    settings, database, stretch, Tally(mine), "khata.aggregator", _nobody
+                )
+                _nothing(found.total)
+
+        async def offsets() -> None:
+            _nothing((await conserve(database, topic, ranges, [1], _nobody)).findings.total)
+
+        async def windows() -> None:
+            found = await compare_windows(database, topic, period.start, FIRST + timedelta(days=1), None, _nobody)
+            _nothing(found.findings.total + records - found.events)
+
+        async def whole() -> None:
+            _nothing((await reconcile(settings, database, "manual", period)).findings.total)
+
+        for _ in range(RUNS):
+            await timed("limit", hand_out)
+            await timed("receipts and log against archive", log_pass)
+            await timed("conservation and identities", offsets)
+            await timed("archive folded against windows", windows)
+            await timed("all of it", whole)
+    finally:
+        await database.close()
+    limit = rates.pop("limit")
+    name = "aiokafka handing out the log"
+    return [
+        Figure(
+            what,
+            runs,
+            target=LOG_TARGET if "log" in what else None,
+            limit=name,
+            limit_runs=limit,
+            note=f"{1e6 / sorted(runs)[len(runs) // 2]:.1f} us an event",
+        )
+        for what, runs in rates.items()
+    ]
+
+
+def _nobody(count: int) -> None:
+    """Nobody watches."""
+
+
+def _nothing(findings: int) -> None:
+    if findings:
+        raise SystemExit(f"{findings} findings where nothing is wrong")
