@@ -9,11 +9,16 @@ from tempfile import mkdtemp
 
 from rich.console import Console
 
-from benchmarks import aggregator, identity, ingest
+from benchmarks import aggregator, identity, ingest, reconcile
 from benchmarks.figure import table
 from benchmarks.stack import bench_stack
 
-PARTS = {"ingest": ingest.measure, "aggregator": aggregator.measure, "identity": identity.measure}
+PARTS = {
+    "ingest": ingest.measure,
+    "aggregator": aggregator.measure,
+    "identity": identity.measure,
+    "reconcile": reconcile.measure,
+}
 TITLE = "Two cores hold Kafka, PostgreSQL, Khata and the load"
 
 
