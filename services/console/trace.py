@@ -18,6 +18,12 @@ from shared.usage.event import UsageEvent, read_event
 from shared.usage.metering import read_metering
 from shared.usage.segment import Disposition, from_letters, unpack
 
+# One probe of each generation's index: asked for the key alone, every generation might be read.
+STANDING = """
+    SELECT standing.partition, standing.log_offset FROM usage.generation CROSS JOIN LATERAL (
+        SELECT partition, log_offset FROM usage.identity WHERE identity.generation = generation.id AND identity.key = %s LIMIT 1
+    ) AS standing
+"""
 MOST = 50  # conflicts and dead letters that are shown
 
 
@@ -39,7 +45,7 @@ async def trace_event(
         "conflicts": await _conflicts(connection, key),
         "dead_letters": await _dead_letters(connection, project, source, id, for_operator),
     }
-    place = await _row(connection, "SELECT partition, log_offset FROM usage.identity WHERE key = %s", UUID(bytes=key))
+    place = await _row(connection, STANDING, UUID(bytes=key))
     if place is not None:
         found["stages"] = await _stages(connection, names.topic(USAGE_EVENTS), *place)
     return found
