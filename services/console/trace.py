@@ -21,7 +21,8 @@ from shared.usage.segment import Disposition, from_letters, unpack
 # One probe of each generation's index: asked for the key alone, every generation might be read.
 STANDING = """
     SELECT standing.partition, standing.log_offset FROM usage.generation CROSS JOIN LATERAL (
-        SELECT partition, log_offset FROM usage.identity WHERE identity.generation = generation.id AND identity.key = %s LIMIT 1
+        SELECT partition, log_offset FROM usage.identity
+        WHERE identity.generation = generation.id AND identity.key = %s LIMIT 1
     ) AS standing
 """
 MOST = 50  # conflicts and dead letters that are shown
