@@ -105,6 +105,14 @@ class Findings:
         if len(self.kept) < MOST_KEPT:
             self.kept[finding.key] = finding
 
+    def absorb(self, other: Findings) -> None:
+        """All of another's, those that it has counted and not kept too."""
+        uncounted = other.counts.copy()
+        for finding in other.kept.values():
+            self.add(finding)
+            uncounted[finding.found] -= 1
+        self.counts.update(uncounted)
+
     @property
     def total(self) -> int:
         return self.counts.total()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -32,9 +33,12 @@ class Sums(NamedTuple):
 
 
 class Sighting(NamedTuple):
+    """`time` is the event's."""
+
     key: bytes
     offset: int
     name: str
+    time: datetime
 
 
 class _Identity(msgspec.Struct, gc=False):
@@ -42,6 +46,7 @@ class _Identity(msgspec.Struct, gc=False):
     live: bool
     source: str
     id: str
+    time: datetime
 
 
 _identity = msgspec.json.Decoder(_Identity).decode
@@ -66,12 +71,12 @@ def sightings(records: Iterable[Record], dispositions: bytes) -> Iterable[Sighti
             except (msgspec.MsgspecError, UnicodeError):
                 continue
             key = identity_key(said.project, said.live, said.source, said.id)
-            yield Sighting(key, record.offset, f"event {said.id} of {said.source} in {said.project}")
+            yield Sighting(key, record.offset, f"event {said.id} of {said.source} in {said.project}", said.time)
 
 
 def summed(found: Iterable[Sighting]) -> Sums:
     count = high = low = offsets = 0
-    for key, offset, _ in found:
+    for key, offset, _, _ in found:
         hashed = int.from_bytes(key[:8], "big")
         count += 1
         high += hashed >> 32
@@ -88,7 +93,7 @@ def differences(partition: int, archive: Iterable[Sighting], stored: Mapping[int
     """`stored`: key by offset, of the identities that point into the block."""
     findings = []
     left = dict(stored)
-    for key, offset, name in archive:
+    for key, offset, name, _ in archive:
         there = left.pop(offset, None)
         if there != key:
             text = (

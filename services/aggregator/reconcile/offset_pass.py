@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from services.aggregator.reconcile import identities, store
 from services.aggregator.reconcile.archive import SegmentRow, open_segment
@@ -31,6 +32,7 @@ class Conserved:
     dispositions: Counter[Disposition] = field(default_factory=Counter)
     identities: int | None = None  # None: identities of that time may have been given up
     blocks: list[Block] = field(default_factory=list)
+    older_hours: set[datetime] = field(default_factory=set)  # UTC hours of first sightings from before the period
 
 
 async def conserve(
@@ -38,16 +40,20 @@ async def conserve(
     topic: str,
     ranges: Mapping[int, tuple[int, int]],
     generations: list[int] | None,
+    before: datetime,
     told: Callable[[int], None],
 ) -> Conserved:
-    """`ranges`: [start, end) by partition, below the stored position. Raises DatabaseAway."""
+    """`ranges`: [start, end) by partition, below the stored position; `before`: where the period starts.
+
+    Raises DatabaseAway.
+    """
     found = Conserved()
     for partition, (start, end) in sorted(ranges.items()):
         if start >= end:
             continue
         async with database.transaction() as connection:
             await store.snapshot(connection)
-            await _partition(connection, topic, partition, (start, end), found, told)
+            await _partition(connection, topic, partition, (start, end), before, found, told)
     if generations is not None and found.blocks:
         async with database.transaction() as connection:
             await store.snapshot(connection)
@@ -60,6 +66,7 @@ async def _partition(
     topic: str,
     partition: int,
     bounds: tuple[int, int],
+    before: datetime,
     found: Conserved,
     told: Callable[[int], None],
 ) -> None:
@@ -74,6 +81,7 @@ async def _partition(
             found.blocks.append(block)
         block.last_offset = min(end - 1, max(block.last_offset, row.last_offset))
         block.sums = plus(block.sums, summed(first_sightings))
+        found.older_hours.update(_hour(one.time) for one in first_sightings if one.time < before)
         told(len(kept))
     conflicts = await store.conflicts_between(connection, partition, start, end)
     found.records += end - start
@@ -91,6 +99,10 @@ async def _partition(
     if conflicts != expected:
         text = f"partition {partition}: {expected} conflicts from {start} to {end - 1}, {conflicts} of them are kept"
         found.findings.add(of_offsets(FindingClass.CONSERVATION, partition, start, end - 1, text, conflicts=conflicts))
+
+
+def _hour(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _inside(row: SegmentRow, start: int, end: int) -> tuple[bytes, list[Sighting]]:

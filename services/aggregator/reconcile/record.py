@@ -28,9 +28,8 @@ class Period:
 class Covered:
     """Where a run has looked, so that what it has not found there is gone. Nothing else is."""
 
-    period: Period
     organisations: Sequence[str] | None = None  # None: all
-    windows: bool = False
+    hours: Sequence[tuple[datetime, datetime]] = ()  # of windows
     receipts: Ranges = field(default_factory=dict)
     archive: Ranges = field(default_factory=dict)
     conservation: Ranges = field(default_factory=dict)
@@ -81,7 +80,7 @@ async def record(connection: Connection, run: Run, findings: Findings, covered: 
 
 
 async def _mark_gone(connection: Connection, found: Sequence[str], covered: Covered) -> None:
-    if covered.windows:
+    for start, end in covered.hours:
         await connection.execute(
             """
             UPDATE usage.finding SET gone_at = now()
@@ -91,8 +90,8 @@ async def _mark_gone(connection: Connection, found: Sequence[str], covered: Cove
             (
                 _classes(Check.WINDOWS),
                 list(found),
-                covered.period.start,
-                covered.period.end,
+                start,
+                end,
                 *[None if covered.organisations is None else list(covered.organisations)] * 2,
             ),
         )

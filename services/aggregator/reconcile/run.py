@@ -3,7 +3,7 @@
     1  what the witnesses say that are read first: spools, receipts; then positions and log bounds, which are later
     2  log pass, partition by partition: receipts and archive against the log     (a full run only)
     3  conservation over the offsets that arrived in the period
-    4  windows of the period's hours against the archive
+    4  windows of the period's hours, and of older ones that its arrivals have touched, against the archive
     5  findings, what is gone, and the run: one transaction          crash before: the next run says the same
 Nothing but step 5 writes. One organisation alone is windows alone: log and archive are everybody's.
 """
@@ -24,7 +24,7 @@ from services.aggregator.reconcile.offset_pass import Conserved
 from services.aggregator.reconcile.progress import Progress, Stage, nobody
 from services.aggregator.reconcile.receipts import Acked, Tally, Told
 from services.aggregator.reconcile.record import Covered, Period, Run, record
-from services.aggregator.reconcile.window_pass import Compared, compare_windows
+from services.aggregator.reconcile.window_pass import Compared, compare_windows, older
 from shared.contracts.messages.spool import SpoolState
 from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import Fatal, Usage
@@ -33,6 +33,8 @@ from shared.postgres.pool import Database
 from shared.runtime.settings import DatabaseSettings, KafkaSettings
 from shared.spool.known import known_spools
 from shared.usage.segment import Disposition
+
+OLDER_HOURS = 48  # hours before the period that its arrivals may touch: a back-fill of years is for who asks for it
 
 
 class ReconcileSettings(KafkaSettings, DatabaseSettings):
@@ -60,12 +62,7 @@ class Report:
     def add(self, check: Check, compared: dict[str, Any], *found: Findings) -> None:
         before = self.findings.of(check)
         for each in found:
-            for finding in each.kept.values():
-                self.findings.add(finding)
-            # Those that were counted and not kept.
-            for which, count in each.counts.items():
-                kept = sum(one.found is which for one in each.kept.values())
-                self.findings.counts[which] += count - kept
+            self.findings.absorb(each)
         self.lines.append(Line(check, compared, self.findings.of(check) - before))
 
 
@@ -95,15 +92,13 @@ async def reconcile(
     topic, group = settings.names.topic(USAGE_EVENTS), settings.names.group("aggregator")
     report = Report(period)
     organisations = None if organisation is None else [organisation]
-    covered = Covered(period, organisations, windows=True)
+    covered, left_out = Covered(organisations, hours=[(period.start, period.end)]), 0
     if organisation is not None:
         await _require(database, organisation)
     else:
-        covered = await _everybody(settings, database, period, report, topic, group, full, progress)
-    report.windows = await compare_windows(
-        database, topic, period.start, period.end, organisations, _counter(progress, "windows")
-    )
-    _tell_windows(report)
+        covered, left_out = await _everybody(settings, database, period, report, topic, group, full, progress)
+    report.windows = await compare_windows(database, topic, covered.hours, organisations, _counter(progress, "windows"))
+    _tell_windows(report, len(covered.hours) - 1, left_out)
     async with database.transaction() as connection:
         await record(connection, Run(kind, period, started), report.findings, covered)
     return report
@@ -127,8 +122,8 @@ async def _everybody(
     group: str,
     full: bool,
     progress: Progress,
-) -> Covered:
-    """Steps 1 to 3."""
+) -> tuple[Covered, int]:
+    """Steps 1 to 3; and how many older hours are not looked at."""
     plan = await _plan(settings, database, period, topic, group) if full else _Plan()
     if full:
         await _logs(settings, database, plan, report, group, progress)
@@ -139,7 +134,7 @@ async def _everybody(
     async with database.connection() as connection:
         generations = await store.generations_since(connection, period.start)
     conserved = await offset_pass.conserve(
-        database, topic, ranges, generations, _counter(progress, "conservation", _size(ranges))
+        database, topic, ranges, generations, period.start, _counter(progress, "conservation", _size(ranges))
     )
     report.add(
         Check.CONSERVATION,
@@ -149,15 +144,16 @@ async def _everybody(
     )
     whole = bool(plan.stretches) and all(stretch.whole_log for stretch in plan.stretches)
     spool_classes = (FindingClass.SPOOL_LOST, *((FindingClass.SPOOL_MISSING,) if whole else ()))
-    return Covered(
-        period,
-        windows=True,
+    hours, left_out = older(conserved.older_hours, period.start, OLDER_HOURS)
+    covered = Covered(
+        hours=[*hours, (period.start, period.end)],
         receipts={each.partition.partition: (each.read_from, each.read_to) for each in plan.stretches},
         archive=ranges if full else {},
         conservation=ranges if generations is not None else {},
         whole_archive=True,
         spools=spool_classes if full else (),
     )
+    return covered, left_out
 
 
 async def _plan(settings: ReconcileSettings, database: Database, period: Period, topic: str, group: str) -> _Plan:
@@ -219,8 +215,7 @@ async def _logs(
         segments += looked_at
         records += stretch.read_to - stretch.read_from
         unreceipted += tally.unreceipted
-        for finding in found.kept.values():
-            archive.add(finding)
+        archive.absorb(found)
         for one in mine:
             if (finding_of_receipt := receipts.compare(one)) is not None:
                 acked.add(finding_of_receipt)
@@ -276,7 +271,7 @@ def _conserved(found: Conserved) -> dict[str, Any]:
     }
 
 
-def _tell_windows(report: Report) -> None:
+def _tell_windows(report: Report, older_stretches: int, left_out: int) -> None:
     found = report.windows
     report.add(
         Check.WINDOWS,
@@ -285,6 +280,8 @@ def _tell_windows(report: Report) -> None:
             "windows": found.windows,
             "adjustments": found.adjustments,
             "differing": len(found.differences),
+            "older_stretches": older_stretches,  # that events of the period were late for
+            "older_hours_left_out": left_out,
         },
         found.findings,
     )

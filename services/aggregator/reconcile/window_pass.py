@@ -7,7 +7,7 @@ batches go on. A piece has so many hours that its windows fit in memory; one hou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -28,6 +28,10 @@ WINDOWS_AT_ONCE = 100_000
 HOURS_AT_ONCE = 24
 HOUR = timedelta(hours=1)
 MOST_EXPLAINED = 200  # windows of one piece whose ids are looked for
+
+
+Hours = tuple[datetime, datetime]
+"""[start, end) of the starts of hours."""
 
 
 @dataclass(slots=True)
@@ -55,19 +59,22 @@ class Compared:
 async def compare_windows(
     database: Database,
     topic: str,
-    start: datetime,
-    end: datetime,
+    hours: Sequence[Hours],
     organisations: Sequence[str] | None,
     told: Callable[[int], None],
 ) -> Compared:
-    """Windows and adjustments whose hour starts in [start, end). Raises DatabaseAway."""
+    """Windows and adjustments whose hour starts in one of `hours`, which share none. Raises DatabaseAway."""
     found = Compared()
     async with database.transaction() as connection:
         await store.snapshot(connection)
         metering = await read_metering(connection)
         mine = sorted(organisations or {owner.organisation_id for owner in metering.owners.values()})
-        by_hour = await store.windows_by_hour(connection, mine, start, end)
-    for first, after in pieces(start, end, by_hour):
+        cut = [
+            piece
+            for start, end in hours
+            for piece in pieces(start, end, await store.windows_by_hour(connection, mine, start, end))
+        ]
+    for first, after in cut:
         async with database.transaction() as connection:
             await store.snapshot(connection)
             terms = Terms(
@@ -79,6 +86,22 @@ async def compare_windows(
             )
             await _piece(connection, topic, terms, found, told)
     return found
+
+
+def older(touched: Collection[datetime], before: datetime, most: int) -> tuple[list[Hours], int]:
+    """Hours before `before` in which an event of one of the UTC hours `touched` may lie, the latest `most` of them.
+
+    And how many are left out. A local hour begins up to an hour before the UTC hour of its event.
+    """
+    chosen = sorted(touched)[-most:] if most else []
+    found: list[Hours] = []
+    for hour in chosen:
+        start, end = hour - HOUR, min(hour + HOUR, before)
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], end)
+        elif start < end:
+            found.append((start, end))
+    return found, len(touched) - len(chosen)
 
 
 def pieces(start: datetime, end: datetime, by_hour: Mapping[datetime, int]) -> Iterator[tuple[datetime, datetime]]:

@@ -217,3 +217,15 @@ async def test_a_finding_is_one_row_and_ends_when_it_was_looked_for_and_is_gone(
         await prove.reconcile(full=False)
         assert await prove.counting.rows(query) == [("window_differs", False, True, "tokens")]
         assert await prove.counting.rows("SELECT sum(findings) FROM usage.reconcile_run") == [(2,)]
+
+
+async def test_windows_of_older_hours_that_late_events_have_touched_are_looked_at_too(parts: Parts) -> None:
+    async with proving(parts) as prove:
+        old = AT - timedelta(hours=30)
+        await prove.log(event("back", time=old), event("back2", time=old - timedelta(hours=5)), event("now"))
+        assert await prove.found(full=False) == {}
+        prove.harm("UPDATE usage.window SET sum = sum + 1 WHERE meter_id = 'tokens' AND hour < %s", PERIOD.start)
+        assert len((await prove.found(full=False))[FindingClass.WINDOW_DIFFERS]) == 2
+        prove.harm("UPDATE usage.window SET sum = sum - 1 WHERE meter_id = 'tokens' AND hour < %s", PERIOD.start)
+        assert await prove.found(full=False) == {}
+        assert await prove.counting.rows("SELECT count(*) FROM usage.finding WHERE gone_at IS NULL") == [(0,)]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.aggregator.reconcile.finding import FindingClass
-from services.aggregator.reconcile.window_pass import HOURS_AT_ONCE, WINDOWS_AT_ONCE, pieces
+from services.aggregator.reconcile.window_pass import HOURS_AT_ONCE, WINDOWS_AT_ONCE, older, pieces
 from services.aggregator.reconcile.windows import Difference, EventRef, Named, compare, finding, name_ids
 from shared.domain.identity import Fingerprint
 from shared.usage.fold import WindowKey
@@ -108,3 +108,11 @@ def test_pieces_tile_the_period_and_are_bounded() -> None:
         assert end - start <= HOURS_AT_ONCE * ONE
         assert sum(inside) <= WINDOWS_AT_ONCE or len(inside) == 1
     assert list(pieces(HOUR, HOUR + ONE, {})) == [(HOUR, HOUR + ONE)]
+
+
+def test_older_hours_are_joined_bounded_to_the_latest_and_end_where_the_period_starts() -> None:
+    touched = {HOUR - n * ONE for n in (1, 2, 9, 40)}
+    found, left_out = older(touched, HOUR - ONE / 2, 3)
+    assert found == [(HOUR - 10 * ONE, HOUR - 8 * ONE), (HOUR - 3 * ONE, HOUR - ONE / 2)]
+    assert left_out == 1
+    assert older(set(), HOUR, 3) == ([], 0)
