@@ -118,7 +118,13 @@ async def _measure(parts: BenchParts) -> list[Figure]:
                 _nothing(found.total)
 
         async def offsets() -> None:
-            _nothing((await conserve(database, topic, ranges, [1], period.start, _nobody)).findings.total)
+            _nothing(
+                (
+                    await conserve(
+                        database, topic, settings.names.group("aggregator"), ranges, [1], period.start, _nobody
+                    )
+                ).findings.total
+            )
 
         async def windows() -> None:
             found = await compare_windows(database, topic, [(period.start, FIRST + timedelta(days=1))], None, _nobody)

@@ -30,6 +30,7 @@ class Conserved:
     findings: Findings = field(default_factory=Findings)
     records: int = 0
     dispositions: Counter[Disposition] = field(default_factory=Counter)
+    dead_letters: int = 0
     identities: int | None = None  # None: identities of that time may have been given up
     blocks: list[Block] = field(default_factory=list)
     older_hours: set[datetime] = field(default_factory=set)  # UTC hours of first sightings from before the period
@@ -38,6 +39,7 @@ class Conserved:
 async def conserve(
     database: Database,
     topic: str,
+    group: str,
     ranges: Mapping[int, tuple[int, int]],
     generations: list[int] | None,
     before: datetime,
@@ -54,6 +56,8 @@ async def conserve(
         async with database.transaction() as connection:
             await store.snapshot(connection)
             await _partition(connection, topic, partition, (start, end), before, found, told)
+            # Shown beside the rejected ones; they are kept by another loop, which may be behind.
+            found.dead_letters += await store.dead_letters_between(connection, group, topic, partition, start, end)
     if generations is not None and found.blocks:
         async with database.transaction() as connection:
             await store.snapshot(connection)

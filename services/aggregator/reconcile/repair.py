@@ -1,6 +1,7 @@
 """Rebuild windows that differ from the archive. The only way a window changes besides a batch.
 
-    1  refold the wanted windows from the archive, below the positions of one snapshot (long, stops nobody)
+    1  refold the wanted windows from the archive, below the positions of one snapshot, and what came meanwhile, until
+       little is left (long, stops nobody)
     2  leave alone what cannot be judged: a hole in the archive, a record whose disposition its identity contradicts
     3  BEGIN; epoch lock exclusive: no batch is in flight; add what the archive has got since 1
     4  a window of a sealed month is left alone: a person decides
@@ -35,6 +36,8 @@ from shared.usage.seal import sealed_months
 
 AT_ONCE = 500  # windows of one transaction: batches wait for it
 KEYS_AT_ONCE = 10_000
+CATCH_UPS = 5
+FEW_RECORDS = 20_000  # refolded in a few tenths of a second, which batches can wait
 TRIES = 10
 PAUSE_S = 0.5
 
@@ -63,10 +66,11 @@ class _Refolded:
 
     parts: dict[WindowKey, Parts] = field(default_factory=dict)
     seen: list[_Seen] = field(default_factory=list)
+    records: int = 0
     damaged: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Base:
     """Steps 1 and 2: the wanted windows below `positions`, and those that cannot be judged."""
 
@@ -98,6 +102,9 @@ async def _some(
     attempt = 0
     while True:
         base = await _base(database, topic, group, keys)
+        for _ in range(CATCH_UPS):
+            if await _catch_up(database, topic, group, base, set(keys)) < FEW_RECORDS:
+                break
         try:
             async with database.transaction() as connection:
                 return await _under_lock(connection, topic, keys, base, actor, dry_run)
@@ -126,12 +133,27 @@ async def _base(database: Database, topic: str, group: str, keys: list[WindowKey
         return _Base(terms, positions, found.parts, refused)
 
 
+async def _catch_up(database: Database, topic: str, group: str, base: _Base, wanted: set[WindowKey]) -> int:
+    """Bring the base up to now; how many records that took."""
+    async with database.transaction() as connection:
+        await store.snapshot(connection)
+        positions = await store.next_offsets(connection, group, topic)
+        found = await _refold(connection, topic, base.terms, wanted, base.positions)
+        base.refused |= (
+            dict.fromkeys(wanted, found.damaged) if found.damaged else await _contradicted(connection, found.seen)
+        )
+    windows.merge(base.parts, found.parts)
+    base.positions = positions
+    return found.records
+
+
 async def _refold(
     connection: Connection, topic: str, terms: Terms, wanted: set[WindowKey], since: dict[int, int] | None
 ) -> _Refolded:
     found = _Refolded()
     async for row in store.segments_by_time(connection, topic, terms.start, terms.end + HOUR, since=since):
         records, damage = open_segment(row)
+        found.records += row.record_count
         if damage is not None:
             found.damaged = damage.text
         for one in events_of(row, records or [], terms, refold.AND_DUPLICATES):
@@ -170,8 +192,7 @@ async def _under_lock(
     connection: Connection, topic: str, keys: list[WindowKey], base: _Base, actor: str, dry_run: bool
 ) -> list[Repair]:
     """Steps 3 to 5, in the caller's transaction."""
-    if not dry_run:
-        await epoch.enter_exclusive(connection)
+    await (store.snapshot(connection) if dry_run else epoch.enter_exclusive(connection))
     since = await _refold(connection, topic, base.terms, set(keys), base.positions)
     windows.merge(base.parts, since.parts)
     sealed = await sealed_months(connection)

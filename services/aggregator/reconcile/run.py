@@ -134,7 +134,7 @@ async def _everybody(
     async with database.connection() as connection:
         generations = await store.generations_since(connection, period.start)
     conserved = await offset_pass.conserve(
-        database, topic, ranges, generations, period.start, _counter(progress, "conservation", _size(ranges))
+        database, topic, group, ranges, generations, period.start, _counter(progress, "conservation", _size(ranges))
     )
     report.add(
         Check.CONSERVATION,
@@ -266,6 +266,7 @@ def _conserved(found: Conserved) -> dict[str, Any]:
     return {
         "records": found.records,
         **{each.name.lower(): found.dispositions[each] for each in Disposition},
+        "dead_letters_kept": found.dead_letters,
         "first_sightings": sum(block.sums.events for block in found.blocks),
         "identities": "given up" if found.identities is None and found.blocks else found.identities or 0,
     }

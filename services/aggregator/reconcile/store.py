@@ -296,6 +296,24 @@ async def conflicts_between(connection: Connection, partition: int, start: int, 
     return int(row[0])
 
 
+async def dead_letters_between(
+    connection: Connection, group: str, topic: str, partition: int, start: int, end: int
+) -> int:
+    """How many records of [start, end) that the group refused have a dead letter kept."""
+    row = await (
+        await connection.execute(
+            """
+            SELECT count(DISTINCT log_offset) FROM messaging.dead_letter
+            WHERE topic = %s AND partition = %s AND log_offset >= %s AND log_offset < %s
+              AND origin_known AND consumer_group = %s
+            """,
+            (topic, partition, start, end, group),
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def first_meters(connection: Connection) -> dict[str, datetime]:
     """When the first meter of each event type was made."""
     rows = await (

@@ -11,7 +11,9 @@ from shared.contracts.headers import SPOOL
 from shared.contracts.messages.spool import SpoolState, encode_spool
 from shared.contracts.topics import SPOOLS
 from shared.domain.period import Month
+from shared.kafka import rewind
 from shared.kafka.producer import Producer
+from shared.kafka.records import Partition
 from shared.postgres.outbox import OutboxMessage
 from shared.usage.segment import pack
 from tests.conftest import Parts
@@ -174,6 +176,24 @@ async def test_a_segment_that_is_gone_is_named_with_its_events_and_what_brings_t
         assert "khata offsets rewind" in found[FindingClass.ARCHIVE_MISSING][0]
         assert {FindingClass.CONSERVATION, FindingClass.IDENTITY_SURPLUS, FindingClass.WINDOW_DIFFERS} <= set(found)
         assert {one.outcome for one in await prove.repair()} == {"refused"}
+
+
+async def test_a_hole_is_filled_by_a_rewind_and_its_windows_are_left_as_they_are(parts: Parts) -> None:
+    async with proving(parts) as prove:
+        for name in ("e1", "gone", "e3"):
+            [record] = await prove.log(event(name), keys=1)
+        windows = await prove.counting.windows()
+        prove.harm("DELETE FROM usage.segment WHERE first_offset = 1")
+        async with prove.counting.database.transaction() as connection:
+            place = Partition(prove.topic, record.partition)
+            assert await rewind.store(connection, prove.counting.aggregator.group, place, 1)
+        await prove.log(event("e4"), keys=1)
+        assert await prove.counting.dispositions(prove.topic) == "cdcc"  # what the archive had is left out
+        # The hole's record comes back as a duplicate, because its identity stands; its windows hold it, and keep it.
+        assert set(await prove.found()) == {FindingClass.IDENTITY_SURPLUS, FindingClass.WINDOW_DIFFERS}
+        assert {one.outcome for one in await prove.repair()} == {"refused"}
+        found = await prove.counting.windows()
+        assert {meter: (count - 1, total - 1) for meter, (count, total) in found.items()} == windows
 
 
 async def test_an_identity_that_is_gone_is_named_and_so_is_one_that_nothing_counted(parts: Parts) -> None:
