@@ -21,7 +21,7 @@ from benchmarks.figure import Figure
 from benchmarks.ingest.events import FIRST, event
 from benchmarks.ingest.log import log_end
 from benchmarks.stack import BenchParts, running
-from services.aggregator.reconcile import log
+from services.aggregator.reconcile import collector, log
 from services.aggregator.reconcile.log_pass import Stretch, compare_partition
 from services.aggregator.reconcile.offset_pass import conserve
 from services.aggregator.reconcile.receipts import Tally, told
@@ -105,16 +105,18 @@ async def _measure(parts: BenchParts) -> list[Figure]:
 
         async def hand_out() -> None:
             for partition, (start, end) in bounds.items():
-                async for _ in log.read(settings, partition, start, end):
-                    pass
+                with collector.aside():
+                    async for _ in log.read(settings, partition, start, end):
+                        pass
 
         async def log_pass() -> None:
             for partition, (start, end) in bounds.items():
                 stretch = Stretch(partition, start, end, start, end, start, end)
                 mine = [one for one in receipts.stretches if one.partition == partition.partition]
-                found, _ = await compare_partition(
-                    settings, database, stretch, Tally(mine), "khata.aggregator", _nobody
-                )
+                with collector.aside():
+                    found, _ = await compare_partition(
+                        settings, database, stretch, Tally(mine), "khata.aggregator", _nobody
+                    )
                 _nothing(found.total)
 
         async def offsets() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from services.aggregator.reconcile import identities, store
+from services.aggregator.reconcile import collector, identities, store
 from services.aggregator.reconcile.archive import SegmentRow, open_segment
 from services.aggregator.reconcile.finding import Finding, FindingClass, Findings, of_offsets
 from services.aggregator.reconcile.identities import Block, Sighting, plus, sightings, summed
@@ -55,7 +55,8 @@ async def conserve(
             continue
         async with database.transaction() as connection:
             await store.snapshot(connection)
-            await _partition(connection, topic, partition, (start, end), before, found, told)
+            with collector.aside():
+                await _partition(connection, topic, partition, (start, end), before, found, told)
             # Shown beside the rejected ones; they are kept by another loop, which may be behind.
             found.dead_letters += await store.dead_letters_between(connection, group, topic, partition, start, end)
     if generations is not None and found.blocks:

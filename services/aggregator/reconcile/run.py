@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from services.aggregator.reconcile import log, offset_pass, receipts, spools, store
+from services.aggregator.reconcile import collector, log, offset_pass, receipts, spools, store
 from services.aggregator.reconcile.finding import Check, FindingClass, Findings
 from services.aggregator.reconcile.log_pass import Stretch, compare_partition
 from services.aggregator.reconcile.offset_pass import Conserved
@@ -211,7 +211,8 @@ async def _logs(
     for stretch in plan.stretches:
         mine = plan.acked[stretch.partition.partition]
         tally = Tally(mine)
-        found, looked_at = await compare_partition(settings, database, stretch, tally, group, count)
+        with collector.aside():
+            found, looked_at = await compare_partition(settings, database, stretch, tally, group, count)
         segments += looked_at
         records += stretch.read_to - stretch.read_from
         unreceipted += tally.unreceipted

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from services.aggregator.reconcile import refold, store, windows
+from services.aggregator.reconcile import collector, refold, store, windows
 from services.aggregator.reconcile.archive import open_segment
 from services.aggregator.reconcile.finding import Finding, FindingClass, Findings, of_offsets
 from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
@@ -84,7 +84,8 @@ async def compare_windows(
                 first,
                 after,
             )
-            await _piece(connection, topic, terms, found, told)
+            with collector.aside():
+                await _piece(connection, topic, terms, found, told)
     return found
 
 
