@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from devstack.postgres import create_database, drop_database
@@ -85,8 +86,19 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def parts(stack: Stack, database_url: str, prefix: str) -> Parts:
+def parts(stack: Stack, database_url: str, prefix: str) -> Iterator[Parts]:
     """Database and topics, ready to use."""
     made = Parts(database_url, stack.addresses.kafka_bootstrap, prefix)
     asyncio.run(topics.apply(made.kafka, dev=True))
-    return made
+    yield made
+    asyncio.run(_delete_topics(made))
+
+
+async def _delete_topics(parts: Parts) -> None:
+    """A broker that keeps the topics of every test gets slower with each."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=parts.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([name for name in await admin.list_topics() if name.startswith(parts.prefix)])
+    finally:
+        await admin.close()

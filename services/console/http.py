@@ -29,11 +29,12 @@ from shared.domain.errors import DatabaseAway, Rejected, Retryable, Usage
 from shared.domain.period import time_zone
 from shared.observability import logging
 from shared.postgres.meters import read_meters
-from shared.postgres.pool import Database
+from shared.postgres.pool import Connection, Database
 from shared.runtime.problems import problem
 from shared.usage.query import UsageQuery, UsageRow, query_usage
 
 SCOPE = "usage:read"
+STATEMENT_S = 10
 STATUS = {
     "unauthenticated": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
@@ -104,7 +105,7 @@ async def _usage(door: Door, request: Request, key: ApiKeyMessage) -> Response:
         request.query_params, request.headers.get("accept", ""), key, meter_id, time_zone(organisation.time_zone)
     )
     async with door.database.transaction() as connection:
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        await _read_only(connection)
         meters = [meter for meter in await read_meters(connection) if meter.id == meter_id]
         if not meters:
             raise Rejected("unknown_meter", f"there is no meter {meter_id!r}")
@@ -163,11 +164,17 @@ async def _event(door: Door, request: Request, key: ApiKeyMessage) -> Response:
     if not source or not id:
         raise Rejected("invalid_parameter", f"ask for /v1/events{SEPARATOR}<source>{SEPARATOR}<id>, or ?source=&id=")
     async with door.database.transaction() as connection:
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        await _read_only(connection)
         found = await trace_event(connection, door.names, key.project_id, key.live, source, id)
     if not found["stages"] and not found["dead_letters"]:
         raise Rejected("not_seen", "no event with this source and id has been applied or refused; it may be on its way")
     return Response(orjson.dumps(found), media_type="application/json")
+
+
+async def _read_only(connection: Connection) -> None:
+    """One state of everything, and no question that takes for ever."""
+    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_S * 1000}".encode())
 
 
 async def _elsewhere(_: Request, error: Exception) -> Response:

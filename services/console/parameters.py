@@ -17,6 +17,7 @@ SEPARATOR = "/"
 FORMATS = ("json", "csv")
 WINDOWS: tuple[Window, ...] = get_args(Window)
 FILTER = "filter."
+FIRST_YEAR, LAST_YEAR = 1973, 2200
 _KNOWN = ("from", "to", "window", "time_zone", "subject", "group_by", "format")
 _ONCE = ("from", "to", "window", "time_zone", "subject", "format")
 
@@ -37,6 +38,8 @@ def usage_query(
             )
         if name in _ONCE and names.count(name) > 1:
             raise Rejected("invalid_parameter", f"{name} may come once")
+    if any("\0" in value for _, value in given.multi_items()):
+        raise Rejected("invalid_parameter", "no parameter may hold NUL")
     zone = time_zone(given["time_zone"]) if "time_zone" in given else kept_in
     window = given.get("window", "period")
     if window not in WINDOWS:
@@ -66,10 +69,13 @@ def _instant(given: QueryParams, name: str, zone: ZoneInfo) -> datetime:
         raise Rejected("invalid_parameter", f"{name} is needed: a day (2026-10-01) or an instant with its zone")
     try:
         if len(text) == len("2026-10-01"):
-            return day_start(date.fromisoformat(text), zone)
-        instant = datetime.fromisoformat(text)
+            instant: datetime | None = day_start(date.fromisoformat(text), zone)
+        else:
+            instant = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         instant = None
     if instant is None or instant.tzinfo is None:
         raise Rejected("invalid_parameter", f"{name} must be a day (2026-10-01) or an instant with its zone")
+    if not FIRST_YEAR <= instant.year <= LAST_YEAR:
+        raise Rejected("invalid_parameter", f"{name} must lie between the years {FIRST_YEAR} and {LAST_YEAR}")
     return instant

@@ -25,6 +25,7 @@ STANDING = """
         WHERE identity.generation = generation.id AND identity.key = %s LIMIT 1
     ) AS standing
 """
+MAX_VALUE_BYTES = 256 * 1024  # no event is larger
 MOST = 50  # conflicts and dead letters that are shown
 
 
@@ -159,11 +160,11 @@ async def _dead_letters(
     cursor = await connection.execute(
         """
         SELECT id, topic, code, error, failed_at, state, value FROM messaging.dead_letter
-        WHERE (project_id = %s OR %s AND project_id IS NULL) AND value IS NOT NULL
+        WHERE (project_id = %s OR %s AND project_id IS NULL) AND octet_length(value) <= %s
           AND position(convert_to(%s, 'UTF8') IN value) > 0
         ORDER BY failed_at DESC LIMIT %s
         """,
-        (project, of_nobody_too, json.dumps(id, ensure_ascii=False)[1:-1], 10 * MOST),
+        (project, of_nobody_too, MAX_VALUE_BYTES, json.dumps(id, ensure_ascii=False)[1:-1], MOST),
     )
     found = []
     for letter, topic, code, error, failed_at, state, value in await cursor.fetchall():
@@ -171,13 +172,13 @@ async def _dead_letters(
             found.append(
                 {"id": letter, "topic": topic, "code": code, "reason": error, "failed_at": failed_at, "state": state}
             )
-    return found[:MOST]
+    return found
 
 
 def _names(value: bytes, source: str, id: str) -> bool:
     try:
         said = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and (said.get("source"), said.get("id")) == (source, id)
 

@@ -39,6 +39,8 @@ from shared.kafka.records import Batch, Partition, Record
 from shared.observability import names as metrics
 from shared.runtime.failpoints import failpoint
 
+# Identities are kept that much longer than the oldest event may be.
+MOST_REDRIVE_MS = 30 * 24 * 3600 * 1000
 MODES = {"live": True, "test": False}
 STRUCTURED = (b"application/cloudevents+json", b"application/json", b"")
 
@@ -99,7 +101,9 @@ class KafkaDoor:
         if mode not in MODES:
             raise Rejected("invalid_event", "the extension `mode` must be live or test")
         original_ms = headers.whole_number(record.headers, headers.DLQ_TIMESTAMP)
-        taken_ms = record.timestamp_ms if original_ms is None else min(original_ms, record.timestamp_ms)
+        taken_ms = record.timestamp_ms
+        if original_ms is not None:  # anyone may write the header: an event of any age must not pass by it
+            taken_ms = max(min(original_ms, taken_ms), taken_ms - MOST_REDRIVE_MS)
         return stamp(
             envelope,
             Sender(name, MODES[mode]),
@@ -108,6 +112,7 @@ class KafkaDoor:
             self.ingest_id,
             self.cache.version,
             accept_unknown_types=self.cache.accepts_unknown_types(name),
+            zone=self.cache.zone_of(name),
         )
 
 

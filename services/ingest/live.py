@@ -30,6 +30,7 @@ GONE_AFTER = 3  # own beats; killed, a process is counted for so many beats more
 READ_BACK_MS = 20_000  # from before the start: who is there has told it since
 RETRY_S = 1.0
 SEND_S = 4.0
+STOP_S = 3.0
 
 log = logging.get(__name__)
 
@@ -64,7 +65,9 @@ class Live:
             if await pause(stop, BEAT_S):
                 break
         await self._tell(settings, sender, leaving=True)
-        await listening
+        await asyncio.wait({listening}, timeout=STOP_S)  # a broker that hangs is not waited for
+        listening.cancel()
+        await asyncio.wait({listening})
 
     async def _tell(self, settings: KafkaSettings, sender: AckedSender, *, leaving: bool) -> None:
         value = encode_beat(Beat(self.process_id, leaving))

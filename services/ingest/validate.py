@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -17,7 +18,9 @@ from shared.contracts.messages.event import StampedEvent
 from shared.domain.errors import Rejected
 from shared.domain.identity import read_data
 from shared.domain.meter import MeterIndex
+from shared.domain.period import local_hour_start
 
+UTC_ZONE = ZoneInfo("UTC")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COMMAS = 300_000
 MAX_AHEAD = timedelta(minutes=5)  # a clock may be wrong by that much
@@ -105,10 +108,12 @@ def stamp(
     version: int,
     *,
     accept_unknown_types: bool = False,
+    zone: ZoneInfo = UTC_ZONE,
 ) -> StampedEvent:
     """The event as it goes to `usage.events.v1`. Raises Rejected with a code and what to do.
 
-    `accept_unknown_types` is the project's setting: a type without a meter is taken and marked as such.
+    `accept_unknown_types` is the project's setting: a type without a meter is taken and marked as such. `zone` is its
+    organisation's: by its hours a meter's versions follow each other.
     """
     if envelope.specversion != "1.0":
         _refuse("invalid_event", 'specversion must be "1.0" (CloudEvents)')
@@ -127,7 +132,8 @@ def stamp(
     unmetered = accept_unknown_types and envelope.type not in meters.by_type
     time = _time(envelope.time, clock)
     if not unmetered:
-        meters.readings(envelope.type, time, data)
+        hour = local_hour_start(time, zone) if envelope.type in meters.changing else time
+        meters.readings(envelope.type, hour, data)
     return StampedEvent(
         id=envelope.id,
         source=envelope.source,

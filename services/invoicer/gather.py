@@ -67,7 +67,7 @@ async def gather(
     meters = await read_meters(connection)
     start, end = month.bounds(organisation.zone)
     usage = {
-        (first_day, last_day): await _usage(connection, organisation, first_day, last_day, meters, end - start)
+        (first_day, last_day): await _usage(connection, organisation, first_day, last_day, meters, (start, end))
         for first_day, last_day in stretches(organisation.id, month, versions, meters)
     }
 
@@ -89,16 +89,17 @@ async def _usage(
     first_day: date,
     last_day: date,
     meters: Sequence[Meter],
-    whole: timedelta,
+    month: tuple[datetime, datetime],
 ) -> dict[tuple[str, int], Used]:
-    """Sealed usage of these local days (both inclusive) by (item, meter version); `whole` is the month's length."""
+    """Sealed usage of these local days (both inclusive) by (item, meter version); `month`: its bounds."""
     found = await month_usage(
         connection,
         organisation.id,
         day_start(first_day, organisation.zone),
         day_start(last_day + timedelta(days=1), organisation.zone),
         meters,
-        of=whole,
+        of=month[1] - month[0],
+        late_before=month[0],
     )
     return {
         (f"meter:{usage.meter.id}", usage.meter.version): Used(
@@ -173,4 +174,4 @@ async def _level(connection: Connection, organisation: Organisation, meter: Mete
     if meter.aggregation != "weighted_sum":
         return {}
     begins = max(start, meter.effective_from or start)
-    return {"level": exact_text(await level_before(connection, organisation.id, meter.id, begins))}
+    return {"level": exact_text(await level_before(connection, organisation.id, meter.id, begins, late_before=start))}

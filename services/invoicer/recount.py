@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from services.invoicer.calculate import LineKey, Used
+from services.invoicer.calculate import NOTHING, LineKey, Used
 from services.invoicer.document import Document
 from services.invoicer.frozen_meter import thawed_meter
 from shared.contracts.messages.event import decode_event
@@ -101,6 +101,8 @@ class Recount:
         period = Period(
             max(start, meter.effective_from or start), min(end, meter.effective_until or end), self.end - self.start
         )
+        if period.start >= period.end:
+            return NOTHING
         found_quantity = quantity(meter.aggregation, parts, period, level=level)
         return Used(ZERO if found_quantity is None else found_quantity, parts.count, parts.fingerprint)
 

@@ -1,7 +1,8 @@
 """Whether the terms of a finalized invoice are those that catalogue, prices and rates ask for.
 
-The document's own terms prove nothing about themselves: here the month is tiled again from the prices in force, for
-the usage that was counted again, and every line is compared with the one that ought to stand.
+The document's own terms prove nothing about themselves (but for the level that a weighted_sum carries into the month:
+that is made of all months before, and taken as it is frozen): here the month is tiled again from the prices in force,
+for the usage that was counted again, and every line is compared with the one that ought to stand.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from services.invoicer.frozen_meter import frozen_meter
 from services.invoicer.recount import Recount
 from services.invoicer.tiling import frozen_lines
 from shared.domain.errors import NeedsPerson
-from shared.domain.meter import Meter
+from shared.domain.meter import Meter, MeterIndex
 from shared.domain.period import Month
 from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
@@ -28,7 +29,7 @@ async def term_problems(connection: Connection, document: Document, recount: Rec
 
     Raises KeyError, TypeError and ValueError for content that is no document.
     """
-    catalogue = {(meter.id, meter.version): meter for meter in await read_meters(connection)}
+    catalogue = {(meter.id, meter.version): meter for meter in MeterIndex.versions(await read_meters(connection))}
     frozen = {(said["id"], said["version"]): said for said in document["meters"]}
     found = list(_meter_problems(frozen, catalogue))
     sealed = await month_usage(

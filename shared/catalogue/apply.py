@@ -211,13 +211,17 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         default=None,
     )
     wanted = entry.meter(newest.version if newest else 1)
-    if newest == wanted:
+    # Texts beside the values: to Python 1 and true are equal, to a filter they are not.
+    if newest == wanted and filters_json(newest.filters) == filters_json(wanted.filters):
         applied.note("meter", entry.id, "exists", None)
         return
     if newest is not None:
         await _require_future(
             connection, entry, f"meter {entry.id} exists with another definition, which never changes"
         )
+        if newest.effective_from and entry.effective_from and entry.effective_from <= newest.effective_from:
+            since = f"{newest.effective_from.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            raise Usage(f"meter {entry.id} changes at {since} already: effective_from must be later")
         wanted = entry.meter(newest.version + 1)
     else:
         await _refuse_late_meter(connection, entry, applied)

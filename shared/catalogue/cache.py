@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar, cast
+from zoneinfo import ZoneInfo
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -117,6 +118,12 @@ class CatalogueCache:
         known.version = known.version + 1 if offset is None else offset + 1
         if known is self._shown:
             self.version = known.version
+
+    def zone_of(self, project_id: str) -> ZoneInfo:
+        """The time zone of the project's organisation; UTC while it is not known."""
+        project = self.projects.get(project_id)
+        organisation = self.organisations.get(project.organisation_id) if project else None
+        return ZoneInfo(organisation.time_zone if organisation else "UTC")
 
     def accepts_unknown_types(self, project_id: str) -> bool:
         """The project's setting; False for a project that is not known."""

@@ -91,6 +91,8 @@ class MeterEntry(Entry):
             raise ValueError(
                 f"{self.aggregation} " + ("must not have a value_path" if self.value_path else "needs value_path")
             )
+        if "subject" in self.group_by:
+            raise ValueError("group_by: subject is the event's own, whatever a meter says; give it another name")
         if self.clamp is not None and self.aggregation in ("count", "unique_count"):
             raise ValueError(f"{self.aggregation} has no value to clamp")
         return self

@@ -128,9 +128,9 @@ class Meter:
                 value = None
             elif isinstance(value, dict | list):
                 raise Rejected("bad_value", f"meter {self.id} groups by data.{path}: it must be a text or a number")
-            elif isinstance(value, str) and len(value) > MAX_DIMENSION_CHARACTERS:
-                most = MAX_DIMENSION_CHARACTERS
-                raise Rejected("bad_value", f"meter {self.id} groups by data.{path}: at most {most} characters")
+            elif isinstance(value, str) and (len(value) > MAX_DIMENSION_CHARACTERS or "\0" in value):
+                most = f"at most {MAX_DIMENSION_CHARACTERS} characters, none of them NUL"
+                raise Rejected("bad_value", f"meter {self.id} groups by data.{path}: {most}")
             found[name] = value
         return canonical(found).decode()
 
@@ -162,13 +162,19 @@ class MeterIndex:
     """Meters by event type, every version with the hours it counts; one event may feed several meters."""
 
     by_type: Mapping[str, tuple[Meter, ...]]
+    changing: frozenset[str] = frozenset()  # types of meters that not every hour counts by
 
     @classmethod
     def of(cls, meters: Iterable[Meter]) -> MeterIndex:
         by_type: dict[str, list[Meter]] = {}
         for meter in cls.versions(meters):
             by_type.setdefault(meter.event_type, []).append(meter)
-        return cls({event_type: tuple(found) for event_type, found in by_type.items()})
+        bounded = {
+            event_type
+            for event_type, found in by_type.items()
+            if any(meter.effective_from or meter.effective_until for meter in found)
+        }
+        return cls({event_type: tuple(found) for event_type, found in by_type.items()}, frozenset(bounded))
 
     @staticmethod
     def versions(meters: Iterable[Meter]) -> list[Meter]:

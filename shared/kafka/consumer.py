@@ -177,13 +177,16 @@ class ConsumerLoop:
     async def _rescue(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
         """Read otherwise the stretch that aiokafka refuses, and apply it; False when no record of it is damaged.
 
+        What is large is read in pieces: a piece without a damaged record is applied, and the next turn goes on.
+
         aiokafka has moved on in what it had drained before: all partitions are placed again, wherever this ends.
         """
-        generation, most, fetched = self._generation, self._limits.max_records, {}
+        generation, fetched = self._generation, {}
         try:
             for partition, position in list(self._positions.items()):
-                records = await read_any(self._settings, self._isolation, partition, position, most)
-                if any(record.damaged for record in records):
+                most = (self._limits.max_records, self._limits.partition_fetch_bytes)
+                records, cut = await read_any(self._settings, self._isolation, partition, position, *most)
+                if cut or any(record.damaged for record in records):
                     fetched[partition] = records
                     log.warning("consumer.damaged", group=self._group, partition=str(partition), position=position)
             if not fetched:
@@ -192,6 +195,7 @@ class ConsumerLoop:
             if await self._apply(consumer, batch, generation, stop):
                 await self._commit_offsets(consumer, {Partition(r.topic, r.partition): r.end for r in batch.ranges})
         except Retryable as error:
+            self._give_up_if_it_stays(error)
             log.warning("consumer.waiting", group=self._group, error=str(error))
         self._forget(set(self._positions))
         return True

@@ -58,7 +58,7 @@ class FastProducer:
         self._serve_reports()
         problem = await self.check()
         if problem is not None:
-            raise BrokerAway(f"Kafka at {self._settings.kafka_bootstrap_servers}: {problem}")
+            raise BrokerAway(problem)
 
     async def stop(self) -> None:
         """Wait a little for what is in flight."""
@@ -77,7 +77,7 @@ class FastProducer:
         try:
             await asyncio.to_thread(self._producer.list_topics, None, CHECK_S)
         except KafkaException as error:
-            return f"Kafka does not answer: {error.args[0].str()}"
+            return f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer: {error.args[0].str()}"
         return None
 
     async def send(
@@ -170,7 +170,7 @@ class _HeaderLists(dict[tuple[tuple[str, bytes], ...], list[tuple[str, str | byt
 class _Reports:
     """Delivery reports of one call, counted down."""
 
-    __slots__ = ("_error", "_left", "_messages", "_places", "_witness", "done")
+    __slots__ = ("_doubtful", "_error", "_left", "_messages", "_places", "_witness", "done")
 
     def __init__(
         self, messages: Sequence[OutboxMessage], done: asyncio.Future[list[tuple[int, int]]], witness: Witness | None
@@ -179,12 +179,14 @@ class _Reports:
         self._left = len(messages)
         self._places = [NO_PLACE] * len(messages)
         self._error: BrokerAway | Rejected | None = None
+        self._doubtful = False
 
     def of(self, place: int, error: KafkaError | None, message: Message) -> None:
         """The report of one record."""
         partition, offset = message.partition(), message.offset()
         if error is None and partition is not None and offset is not None:
             self._places[place] = (partition, offset)
+            self._doubtful |= offset < 0
         else:
             self._error = _meaning(error)
         self._left -= 1
@@ -197,6 +199,8 @@ class _Reports:
         self._left -= len(self._messages) - sent
         del self._places[sent:]
         self._messages = self._messages[:sent]
+        if sent and not self._left:  # all of them were reported while the rest was being handed over
+            self._complete()
 
     def expire(self, deadline_s: float) -> None:
         if not self.done.done():
@@ -204,13 +208,18 @@ class _Reports:
 
     def _complete(self) -> None:
         if self._witness is not None:
-            self._witness.acked(self._messages, self._places)
+            self._witness.acked(self._messages, self._known_places() if self._doubtful else self._places)
         if self.done.done():
             return  # nobody waits any more
         if self._error is None:
             self.done.set_result(self._places)
         else:
             self.done.set_exception(self._error)
+
+    def _known_places(self) -> list[tuple[int, int]]:
+        """A batch that the broker had already is reported with offsets counted from -1: none of them is a place."""
+        unknown = {partition for partition, offset in self._places if offset < 0}
+        return [NO_PLACE if place[0] in unknown else place for place in self._places]
 
 
 def _meaning(error: KafkaError | None) -> BrokerAway | Rejected:

@@ -24,16 +24,19 @@ _headers_of = methodcaller("headers")
 
 
 async def read_any(
-    settings: KafkaSettings, isolation: str, partition: Partition, position: int, most: int
-) -> list[Record]:
-    """The records from `position` on, to the partition's end or `most` of them; `damaged` where headers are missing.
+    settings: KafkaSettings, isolation: str, partition: Partition, position: int, most: int, most_bytes: int
+) -> tuple[list[Record], bool]:
+    """The records from `position` on, to the partition's end or so many, `damaged` where headers are missing; and
+    whether there are more.
 
     Raises BrokerAway.
     """
-    return await asyncio.to_thread(_read, settings, isolation, partition, position, most)
+    return await asyncio.to_thread(_read, settings, isolation, partition, position, most, most_bytes)
 
 
-def _read(settings: KafkaSettings, isolation: str, partition: Partition, position: int, most: int) -> list[Record]:
+def _read(
+    settings: KafkaSettings, isolation: str, partition: Partition, position: int, most: int, most_bytes: int
+) -> tuple[list[Record], bool]:
     consumer = Consumer(
         settings.librdkafka_arguments()
         | {
@@ -43,27 +46,30 @@ def _read(settings: KafkaSettings, isolation: str, partition: Partition, positio
             "fetch.wait.max.ms": FETCH_WAIT_MS,
             "isolation.level": isolation,
             "auto.offset.reset": "error",
+            "queued.max.messages.kbytes": 2 * most_bytes // 1024,
         }
     )
     found: list[Record] = []
+    size = 0
     try:
         consumer.assign([Place(partition.topic, partition.partition, position)])
-        while len(found) < most:
+        while len(found) < most and size < most_bytes:
             message = consumer.poll(READ_S)
             if message is None:
                 raise BrokerAway(f"Kafka did not answer within {READ_S:g} s")
             error = message.error()
             if error is None:
                 found.append(_record(message))
+                size += len(found[-1].value or b"")
             elif error.code() == KafkaError._PARTITION_EOF:
-                break
+                return found, False
             else:
                 raise BrokerAway(f"Kafka: {error.str()}")
     except KafkaException as error:
         raise BrokerAway(f"Kafka: {error.args[0].str()}") from error
     finally:
         consumer.close()
-    return found
+    return found, True
 
 
 def _record(message: Message) -> Record:

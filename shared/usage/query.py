@@ -28,6 +28,7 @@ LATEST = sql.SQL(", ").join(
     for column in ("latest_time", "latest_id", "latest_value")
 )
 MOST_ROWS = 100_000
+MOST_CELLS = 500_000  # windows times groups, looked at one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,11 @@ async def query_usage(connection: Connection, meters: Sequence[Meter], query: Us
     parts = await _parts(connection, query, windows)
     unique = await _unique(connection, query, windows) if _any(meters, "unique_count") else {}
     levels = await _levels(connection, query) if _any(meters, "weighted_sum") else {}
-    rows = []
+    rows: list[UsageRow] = []
     groups = sorted({group for _, _, group in parts} | set(levels), key=_order)
     versions = MeterIndex.versions(meters)
+    if len(groups) * len(windows) > MOST_CELLS:
+        raise Rejected("too_many_rows", f"{len(groups):,} groups in {len(windows):,} windows: ask for less of either")
     with localcontext(SUMS):
         for group in groups:
             level = levels.get(group, ZERO)
@@ -148,7 +151,9 @@ def _where(query: UsageQuery, *, keeps_live: bool = True) -> tuple[sql.Composabl
         values["subject"] = query.subject
     for number, (name, wanted) in enumerate(sorted(query.filters.items())):
         place = sql.Placeholder(f"filter{number}")
-        conditions.append(sql.SQL("kept.dimensions::json ->> {} = ANY({})").format(sql.Literal(name), place))
+        conditions.append(
+            sql.SQL("nullif(kept.dimensions, '')::json ->> {} = ANY({})").format(sql.Literal(name), place)
+        )
         values[f"filter{number}"] = list(wanted)
     return sql.SQL(" AND ").join(conditions), values
 
@@ -221,18 +226,22 @@ async def _levels(connection: Connection, query: UsageQuery) -> dict[tuple[Any, 
         cursor = await connection.execute(
             sql.SQL(
                 "SELECT {group} AS said, sum(kept.{column}) FROM {table} AS kept "
-                "WHERE {where} AND kept.hour < %(start)s GROUP BY said"
+                "WHERE {where} AND kept.hour < %(start)s GROUP BY said LIMIT {most}"
             ).format(
                 group=_group(query),
                 column=sql.Identifier(column),
                 table=sql.Identifier("usage", table),
                 where=where,
+                most=sql.Literal(MOST_ROWS + 1),
             ),
             values | {"start": query.start},
         )
-        for said, total in await cursor.fetchall():
-            group = _values(said)
-            levels[group] = levels.get(group, ZERO) + total
+        if cursor.rowcount > MOST_ROWS:
+            raise Rejected("too_many_rows", f"more than {MOST_ROWS:,} groups: ask for fewer")
+        with localcontext(SUMS):
+            for said, total in await cursor.fetchall():
+                group = _values(said)
+                levels[group] = levels.get(group, ZERO) + total
     return {group: level for group, level in levels.items() if level}
 
 

@@ -45,11 +45,14 @@ async def month_usage(
     meters: Sequence[Meter],
     *,
     of: timedelta | None = None,
+    late_before: datetime | None = None,
 ) -> list[MeterUsage]:
     """Usage of each meter version from the windows whose hour starts in [start, end), in order of meter.
 
-    Without events only a weighted_sum has usage: the level that it carries. `of`: see `Period`.
+    Without events only a weighted_sum has usage: the level that it carries. `of`: see `Period`; `late_before`: see
+    `level_before`, default `start`.
     """
+    late_before = late_before or start
     parts = await _parts(connection, organisation_id, start, end)
     unique = await _unique(connection, organisation_id, start, end)
     found = []
@@ -61,15 +64,21 @@ async def month_usage(
             continue
         level = ZERO
         if meter.aggregation == "weighted_sum":
-            level = await level_before(connection, organisation_id, meter.id, period.start)
+            level = await level_before(connection, organisation_id, meter.id, period.start, late_before=late_before)
         at = (meter.id, meter.version)
         if at in parts or level:
             found.append(MeterUsage(meter, period, parts.get(at, Parts()), unique.get(at), level))
     return found
 
 
-async def level_before(connection: Connection, organisation_id: str, meter_id: str, instant: datetime) -> Decimal:
-    """What the deltas of a weighted_sum meter add up to before this hour; late ones with them."""
+async def level_before(
+    connection: Connection, organisation_id: str, meter_id: str, instant: datetime, *, late_before: datetime
+) -> Decimal:
+    """What the deltas of a weighted_sum meter add up to before this hour.
+
+    Those that came late are in it where they belong before `late_before`, the start of the period that is billed: the
+    late ones of the period itself are billed by a document of their own.
+    """
     row = await (
         await connection.execute(
             """
@@ -77,9 +86,9 @@ async def level_before(connection: Connection, organisation_id: str, meter_id: s
                 (SELECT coalesce(sum(sum), 0) FROM usage.window
                  WHERE organisation_id = %(organisation)s AND live AND meter_id = %(meter)s AND hour < %(instant)s)
               + (SELECT coalesce(sum(value), 0) FROM usage.adjustment
-                 WHERE organisation_id = %(organisation)s AND meter_id = %(meter)s AND hour < %(instant)s)
+                 WHERE organisation_id = %(organisation)s AND meter_id = %(meter)s AND hour < %(late)s)
             """,
-            {"organisation": organisation_id, "meter": meter_id, "instant": instant},
+            {"organisation": organisation_id, "meter": meter_id, "instant": instant, "late": late_before},
         )
     ).fetchone()
     assert row is not None

@@ -186,6 +186,7 @@ async def claim(
         WITH claimed AS (
             UPDATE messaging.dead_letter SET sending_since = now(), sending_by = %(actor)s
             WHERE id = ANY(%(ids)s) AND (%(again)s OR state = 'open')
+              AND (event_at IS NULL OR event_at > now() - interval '400 days') -- its identity may be given up by then
               AND truncated_from IS NULL AND octet_length(coalesce(value, '')) <= %(most)s
               AND (%(sealed_too)s OR NOT EXISTS (
                   SELECT FROM messaging.dead_letter_of_sealed_month AS sealed WHERE sealed.id = dead_letter.id

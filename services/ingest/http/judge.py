@@ -37,7 +37,7 @@ async def judge(
     clock = Clock(datetime.now(UTC), timedelta(days=horizon_days))
     verdict = Verdict([], [], {})
     refresh = cache.refresh_once()
-    any_type = cache.accepts_unknown_types(sender.project)
+    any_type, zone = cache.accepts_unknown_types(sender.project), cache.zone_of(sender.project)
     for index, source in enumerate(sources):
         try:
             envelope = source if isinstance(source, Envelope) else read_envelope(source)
@@ -52,6 +52,7 @@ async def judge(
                 ingest_id,
                 cache.version,
                 accept_unknown_types=any_type,
+                zone=zone,
             )
         except Rejected as error:
             verdict.errors.append({"index": index, "code": error.code, "message": error.message})

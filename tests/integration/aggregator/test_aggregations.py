@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared.domain.errors import Usage
+from shared.domain.errors import LogMoved, Usage
 from shared.domain.meter import AGGREGATIONS
 from shared.domain.period import Month
 from shared.postgres.meters import read_meters
@@ -134,6 +134,9 @@ async def test_a_changed_meter_counts_from_its_hour_on_and_older_usage_stays(dat
                 await apply_meters(database_url, changed | {"effective_from": wrong and wrong.isoformat()})
         await apply_meters(database_url, changed | {"effective_from": hour[0].isoformat()})
         await apply_meters(database_url, changed | {"effective_from": hour[0].isoformat()})  # again: the same
+        with pytest.raises(Usage, match="changes at .* already"):
+            earlier = (hour[0] - timedelta(hours=1)).isoformat()
+            await apply_meters(database_url, METERS[1] | {"effective_from": earlier})
         # Organisations in India count by hours that begin at half past: theirs is the first that begins after it.
         await count.apply(
             gauge(Simple("2", hour[0] - timedelta(hours=1), Fraction(50), "x")),
@@ -141,6 +144,24 @@ async def test_a_changed_meter_counts_from_its_hour_on_and_older_usage_stays(dat
         )
         rows = await count.rows("SELECT meter_version, sum(sum) FROM usage.window GROUP BY 1 ORDER BY 1")
         assert rows == [(1, Decimal(100)), (2, Decimal(10))]
+
+
+async def test_records_of_a_topic_made_anew_are_not_taken_for_those_in_the_archive(database_url: str) -> None:
+    await apply_meters(database_url, METERS[0])
+    rewound = "UPDATE messaging.consumer_offset SET next_offset = 0, last_offset = NULL, last_digest = NULL"
+    async with counting(database_url) as count:
+        events = [gauge(Simple(str(n), START, Fraction(1), "x")) for n in range(5)]
+        await count.apply(*events)
+        with psycopg.connect(database_url) as owner:
+            owner.execute(rewound)
+        count.ends.clear()
+        await count.apply(*events)  # the very records: no second effect
+        assert (await usage(count))["m_count"].quantity == 5
+        with psycopg.connect(database_url) as owner:
+            owner.execute(rewound)
+        count.ends.clear()
+        with pytest.raises(LogMoved, match="made anew"):
+            await count.apply(*(gauge(Simple(f"new-{n}", START, Fraction(1), "x")) for n in range(5)))
 
 
 async def test_a_new_meter_of_a_counted_type_begins_in_a_future_hour(database_url: str) -> None:

@@ -199,6 +199,9 @@ async def test_csv_is_the_same_and_no_formula(database_url: str) -> None:
         ({"filter.colour": "red"}, 422, "unknown_dimension"),
         ({"form": "csv"}, 400, "invalid_parameter"),
         ({"format": "xml"}, 400, "invalid_parameter"),
+        ({"from": "0001-01-01T00:00:00+05:30"}, 400, "invalid_parameter"),
+        ({"to": "9999-12-31", "window": "month"}, 400, "invalid_parameter"),
+        ({"subject": "a\0b"}, 400, "invalid_parameter"),
     ],
 )
 async def test_what_cannot_be_answered_says_why(

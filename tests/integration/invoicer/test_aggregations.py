@@ -10,6 +10,7 @@ from services.invoicer.verify import verify
 from shared.domain.meter import AGGREGATIONS
 from tests.conftest import Parts
 from tests.support.billing import NOON, OCTOBER, billing
+from tests.support.catalogue import apply_document
 
 START = datetime.fromisoformat("2025-10-01T00:00:00+05:30")
 METERS: list[dict[str, Any]] = [
@@ -57,6 +58,19 @@ async def test_every_aggregation_is_billed_and_rebuilt_byte_for_byte(parts: Part
             "weighted_sum": Decimal("258.5"),
         }
         assert [(one.equal, one.difference) for one in await verify(world.database, "test")] == [(True, ())]
+
+
+async def test_a_level_is_billed_once_where_the_meter_changes_later(parts: Parts) -> None:
+    weighted = next(meter for meter in METERS if meter["id"] == "weighted_sum")
+    prices = [price for price in PRICES if price["meter"] == "weighted_sum"]
+    async with billing(parts, prices=prices, meters=[weighted]) as world:
+        await world.apply([await world.produce("acme", data(5, "a"), START - timedelta(days=40))])
+        await apply_document(parts, {"meters": [weighted | {"clamp": None, "effective_from": "2099-01-01T00:00:00Z"}]})
+        report = await world.close()
+        assert [one.problem for one in report.outcomes] == [None]
+        rows = await world.rows("SELECT quantity FROM billing.invoice_line WHERE item = 'meter:weighted_sum'")
+        assert rows == [(5,)]
+        assert [one.difference for one in await verify(world.database, "test")] == [()]
 
 
 async def test_a_level_without_events_is_billed_and_rebuilt(parts: Parts) -> None:

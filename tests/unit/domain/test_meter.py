@@ -136,7 +136,7 @@ def test_dimensions_are_told_in_one_spelling_and_what_is_missing_is_null() -> No
 
     assert dimensions('{"where": {"region": 1.50}, "m": "a"}') == '{"model":"a","region":1.5}'
     assert dimensions("{}") == '{"model":null,"region":null}'
-    for bad in ('{"m": [1]}', '{"m": {"a": 1}}', '{"m": "%s"}' % ("x" * 257)):
+    for bad in ('{"m": [1]}', '{"m": {"a": 1}}', '{"m": "%s"}' % ("x" * 257), '{"m": "a\\u0000"}'):
         with pytest.raises(Rejected) as refused:
             dimensions(bad)
         assert refused.value.code == "bad_value"
