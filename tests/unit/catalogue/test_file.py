@@ -56,6 +56,8 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
         ({"organisations": [{"id": "a", "name": "A"}]}, "place of supply"),
         ({"organisations": [{"id": "a", "name": "A", "state_code": "29"}] * 2}, "organisation a stands in the file"),
         ({"keys": [{"name": "k", "project": "p"}] * 2}, "key p/k stands in the file"),
+        ({"projects": [{"id": "p", "organisation": "a"}] * 2}, "project p stands in the file"),
+        ({"meters": [{"id": "m", "event_type": "t", "aggregation": "count"}] * 2}, "meter m stands in the file"),
         ({"meters": [{"id": "m", "event_type": "t", "aggregation": "count", "value_path": "v"}]}, "count must not"),
         ([], "must hold organisations"),
         (None, "must hold organisations"),

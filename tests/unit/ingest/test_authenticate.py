@@ -8,6 +8,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
+from shared.catalogue import keys
 from shared.catalogue.authenticate import authenticate
 from shared.catalogue.cache import CatalogueCache
 from shared.catalogue.keys import MadeKey
@@ -115,3 +116,13 @@ async def test_over_http_too_old_a_catalogue_lets_nobody_in_and_says_try_again()
         answer = await door.post(b"[", media_type=MANY, key="one")
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_live_key_that_calls_itself_a_test_key_is_none() -> None:
+    made = MadeKey.under(PEPPERS, True)
+    body = "kh_test_" + made.text.removeprefix("kh_live_")[: -keys._CHECK_LENGTH]
+    disguised = body + keys._checksum(body)
+    assert keys.parse(disguised).live is False
+    with pytest.raises(Rejected) as refused:
+        await authenticate(f"Bearer {disguised}", _cache(made, Clock()), PEPPERS, "events:write")
+    assert refused.value.code == "unauthenticated"

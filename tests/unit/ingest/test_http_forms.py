@@ -241,6 +241,61 @@ async def test_a_body_that_is_not_what_its_encoding_says_is_malformed(
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed"), answer.text
 
 
+def _zstd_raw(content: bytes, *, descriptor: bytes = b"\x00\x38", pieces: int = 1) -> bytes:
+    """A frame of raw blocks (RFC 8878 section 3.1.1); `descriptor` with the window."""
+    size = -(-len(content) // pieces)
+    parts = [content[at : at + size] for at in range(0, size * pieces, size)]
+    blocks = [
+        (len(part) << 3 | (index == len(parts) - 1)).to_bytes(3, "little") + part for index, part in enumerate(parts)
+    ]
+    return b"\x28\xb5\x2f\xfd" + descriptor + b"".join(blocks)
+
+
+async def test_a_good_batch_is_refused_where_its_packing_asks_for_too_much(door: HttpDoor) -> None:
+    batch = json.dumps([event("1")]).encode()
+    padded = batch + b" " * 20_100
+    packed = {
+        "gzip": [b"".join(gzip.compress(batch[at : at + 1], mtime=0) for at in range(len(batch)))],
+        "zstd": [_zstd_raw(batch, descriptor=b"\x00\x70"), _zstd_raw(padded, pieces=10_050)],
+    }
+    assert len(batch) > 64
+    good = await door.post(_zstd_raw(batch), media_type=MANY, headers={"Content-Encoding": "zstd"})
+    assert good.status_code == 202, good.text
+    for coding, bodies_of in packed.items():
+        for content in bodies_of:
+            answer = await door.post(content, media_type=MANY, headers={"Content-Encoding": coding})
+            assert (answer.status_code, answer.json()["code"]) == (400, "malformed"), answer.text
+
+
+async def test_what_a_body_inflates_to_takes_room_as_well(door: HttpDoor) -> None:
+    content = gzip.compress(json.dumps([event(str(n)) for n in range(50)]).encode(), mtime=0)
+    object.__setattr__(door.door, "room", Room(len(content) + 100))
+    answer = await door.post(content, media_type=MANY, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 503
+    assert door.door.room.left == len(content) + 100
+
+
+async def test_a_body_that_is_announced_as_too_large_is_refused_before_a_byte_of_it_is_read(door: HttpDoor) -> None:
+    asked = []
+
+    async def receive() -> Any:
+        asked.append(1)
+        return {"type": "http.request", "body": b"[", "more_body": True}
+
+    answer: dict[str, Any] = {}
+
+    async def send(message: Any) -> None:
+        answer.update(message)
+
+    headers = [
+        (b"authorization", f"Bearer {door.keys['first']}".encode()),
+        (b"content-length", str(MAX_BODY_BYTES + 1).encode()),
+    ]
+    scope = {"type": "http", "method": "POST", "path": "/v1/events", "query_string": b"", "headers": headers}
+    await http.app(door.door)(scope | {"http_version": "1.1"}, receive, send)
+    assert (answer["status"], asked) == (413, [])
+
+
 @pytest.mark.parametrize("coding", ["br", "deflate", "gzip, gzip", "zstd,gzip", "none", "é", "gzip;q=1"])
 async def test_other_encodings_are_refused_telling_which_are_read(door: HttpDoor, coding: str) -> None:
     answer = await door.post(b"[]", media_type=MANY, headers={"Content-Encoding": coding.encode()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -129,3 +129,13 @@ def test_another_list_of_topics_is_another_member_and_the_common_one_keeps_its_n
     first, second = instance_of("pod-0", ("usage.raw.v1", "a")), instance_of("pod-0", ("usage.raw.v1", "a", "b"))
     assert first.startswith("pod-0-")
     assert len({first, second, "pod-0"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "stamped"), [(timedelta(days=5), 0), (timedelta(days=-3), -3), (timedelta(days=-300), -30)]
+)
+async def test_a_redrives_own_time_is_believed_for_a_month_back_and_never_ahead(told: timedelta, stamped: int) -> None:
+    taken_at = datetime(2026, 10, 1, 12, tzinfo=UTC)
+    at = str(int((taken_at + told).timestamp() * 1000)).encode()
+    made = await check(b'{"tokens": 1}', BINARY | {"dlq.timestamp": at}, taken_at=taken_at)
+    assert made.time == taken_at + timedelta(days=stamped)

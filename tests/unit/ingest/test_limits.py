@@ -187,6 +187,15 @@ def test_keys_of_an_organisation_share_its_limit_and_a_refused_call_takes_from_n
     assert limits.take(limited.senders["free"], 1000).retry_after_s is None
 
 
+def test_what_the_organisation_refuses_leaves_the_keys_own_bucket_as_it_was(limited: Limited) -> None:
+    limits, one, two = limited.limits(), limited.senders["one"], limited.senders["two"]
+    assert limits.take(two, 30).retry_after_s is None  # the organisation's whole burst
+    for _ in range(5):
+        assert limits.take(one, 10).retry_after_s is not None
+    own = limits._of_key[one.key_id]
+    assert own.left(limited.now_ns) == (own.share, 0)
+
+
 def test_a_call_larger_than_a_burst_can_never_pass_and_is_told_so(limited: Limited) -> None:
     limits = limited.limits(processes=4)
     with pytest.raises(Rejected, match="the burst of this key is 20") as refused:
