@@ -2,10 +2,10 @@
 
     1  dead letters of what is no event at all, written and acked
                                            crash here: they are written again; counts are distinct by offset
-    2  BEGIN; epoch lock shared; reload what the epoch changed; leave out what the archive has (after a rewind);
-       reject what catalogue and meters refuse
+    2  BEGIN; epoch lock shared; reload what the epoch changed
                                            crash here and later: nothing happened
     3  move the offsets, or Fenced         another owner moved on: drop the batch
+       leave out what the archive has (after a rewind); reject what catalogue and meters refuse
     4  identities: fresh, seen, conflicting
     5  fold the fresh into windows; those of a sealed month become adjustments
     6  segments with dispositions, conflicts, rejects to the outbox
@@ -100,9 +100,9 @@ class Aggregator:
 
     async def _write(self, connection: Connection, prepared: PreparedBatch) -> list[Disposition]:
         current = await self._enter(connection)
+        await offsets.move(connection, self.group, prepared.batch.ranges)
         prepared = await without_archived(connection, prepared)
         events, refused = _check(prepared.decoded, current.metering)
-        await offsets.move(connection, self.group, prepared.batch.ranges)
         await failpoint("aggregator.batch.after_offsets")
         seen = await claim_identities(connection, _claims(events), current.generations, self.filters)
         dispositions = _dispositions(len(prepared.batch.records), events, seen, current)

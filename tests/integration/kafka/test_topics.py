@@ -16,6 +16,7 @@ from shared.runtime.settings import KafkaSettings
 from tests.conftest import Parts
 from tests.support.kafka import admin
 from tests.support.usage import NOWHERE
+from tests.support.waiting import eventually
 
 
 def _settings(stack: Stack, prefix: str) -> KafkaSettings:
@@ -41,8 +42,14 @@ async def test_what_differs_is_told_and_left_as_it_is(parts: Parts, monkeypatch:
     name = parts.kafka.names.topic(USAGE_EVENTS)
     async with admin(parts) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": "60000"})])
+
+    async def states_of() -> dict[str, topics.TopicState]:
+        return {state.name: state for state in await topics.apply(parts.kafka, dev=True)}
+
+    # The broker learns of the change a moment after the controller.
+    await eventually(states_of, lambda states: states[name].outcome == "differs")
     for _ in range(2):
-        states = {state.name: state for state in await topics.apply(parts.kafka, dev=True)}
+        states = await states_of()
         assert states[name].outcome == "differs"
         assert any("retention.ms is 60000, should be 1209600000" in text for text in states[name].differences)
     wider = dataclasses.replace(CATALOGUE, partitions=2)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.adapt import PyFormat, Transformer
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from psycopg.types.datetime import DatetimeBinaryDumper
 from psycopg.types.numeric import Int4BinaryDumper, Int8BinaryDumper
 
@@ -48,8 +48,15 @@ KINDS: dict[
 }
 
 
+class Own:
+    """Adapters of this test alone: without them the encoders of every other test would change."""
+
+    def __init__(self) -> None:
+        self.adapters, self.connection = AdaptersMap(psycopg.adapters), None
+
+
 def of_the_driver(values: Sequence[Any], dumper: type[Any]) -> bytes:
-    transformer = Transformer()
+    transformer = Transformer(Own())
     if dumper is not object:
         transformer.adapters.register_dumper(type(values[0]), dumper)
     dumped = transformer.get_dumper(values, PyFormat.BINARY).dump(values)
