@@ -34,7 +34,7 @@ async def trace_event(
 ) -> dict[str, Any]:
     """A document: `stages` in order (empty: no aggregator has seen it), `conflicts`, `dead_letters`.
 
-    Dead letters of which nobody can tell whose they are, are an operator's to see.
+    The organisation's invoices, and dead letters of which nobody can tell whose they are, are an operator's to see.
     """
     key = identity_key(project, live, source, id)
     found: dict[str, Any] = {
@@ -49,7 +49,8 @@ async def trace_event(
     }
     place = await _row(connection, STANDING, UUID(bytes=key))
     if place is not None:
-        found["stages"] = await _stages(connection, names.topic(USAGE_EVENTS), *place)
+        stages = await _stages(connection, names.topic(USAGE_EVENTS), *place)
+        found["stages"] = [stage for stage in stages if for_operator or stage["stage"] != "invoiced"]
     return found
 
 

@@ -211,8 +211,7 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         default=None,
     )
     wanted = entry.meter(newest.version if newest else 1)
-    # Texts beside the values: to Python 1 and true are equal, to a filter they are not.
-    if newest == wanted and filters_json(newest.filters) == filters_json(wanted.filters):
+    if newest == wanted:
         applied.note("meter", entry.id, "exists", None)
         return
     if newest is not None:

@@ -5,8 +5,7 @@ Texts, numbers and booleans are told apart: "1", 1 and true are three values. Nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -37,6 +36,10 @@ class Filter:
     path: str
     operator: Operator
     values: tuple[Any, ...] = ()
+    _wanted: frozenset[bytes] = field(init=False, repr=False)  # compared too: to Python 1 and true are equal
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_wanted", frozenset(canonical(value) for value in self.values))
 
     def passes(self, data: Any) -> bool:
         found = at(data, self.path)
@@ -46,17 +49,13 @@ class Filter:
             case "missing":
                 return found is MISSING
             case "in":
-                return found is not MISSING and canonical(found) in _canonical(self.values)
+                return found is not MISSING and canonical(found) in self._wanted
             case "not_in":
-                return found is MISSING or canonical(found) not in _canonical(self.values)
+                return found is MISSING or canonical(found) not in self._wanted
             case "at_least":
                 return _is_number(found) and found >= self.values[0]
             case "below":
                 return _is_number(found) and found < self.values[0]
-
-
-def _canonical(values: Iterable[Any]) -> set[bytes]:
-    return {canonical(value) for value in values}
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from services.aggregator.reconcile.finding import MOST_NAMED, Finding, FindingClass
 from shared.domain.identity import Fingerprint
-from shared.domain.meter import ZERO
 from shared.usage.fold import WindowKey
 from shared.usage.parts import SUMS, Parts
 
@@ -218,7 +217,3 @@ def merge(into: dict[WindowKey, Parts], deltas: Mapping[WindowKey, Parts]) -> No
                 into[key] = parts
             else:
                 there.merge(parts)
-
-
-def is_nothing(parts: Parts) -> bool:
-    return parts.count == 0 and parts.sum == ZERO
