@@ -6,8 +6,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -27,7 +26,7 @@ from shared.contracts.messages.activity import DOOR_PREFIX, UNKNOWN
 from shared.contracts.messages.catalogue import Limit
 from shared.contracts.topics import CATALOGUE
 from shared.domain.errors import BrokerAway, DatabaseAway, Usage
-from shared.postgres.migrate import require_current
+from shared.postgres.current import current_database
 from shared.postgres.pool import Connection, Database
 from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
 from shared.runtime.settings import load
@@ -277,7 +276,7 @@ async def _with_keys(
 ) -> tuple[T, bool]:
     """What `work` returns, and whether catalogue.v1 was fed afterwards."""
     topic = settings.names.topic(CATALOGUE)
-    async with _opened(settings) as database:
+    async with current_database(settings, "khata_catalogue", "keys") as database:
         done = await work(Keys(database, Change(operator(), topic)))
         if not feed:
             return done, True
@@ -287,18 +286,6 @@ async def _with_keys(
             stderr.print(f"{away}", style="yellow")
             return done, False
     return done, True
-
-
-@asynccontextmanager
-async def _opened(settings: CatalogueSettings) -> AsyncIterator[Database]:
-    database = Database(settings, "khata_catalogue", "keys")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()
 
 
 def _require_fed(fed: bool) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +16,8 @@ from shared.domain.errors import Usage
 from shared.kafka import rewind
 from shared.kafka.records import Partition
 from shared.kafka.rewind import Bounds
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Connection, Database, Role
+from shared.postgres.current import current_database
+from shared.postgres.pool import Connection, Role
 from shared.runtime.instants import instant
 from shared.runtime.output import Output, OutputOption, agreed, show, wait_for
 from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
@@ -66,7 +65,7 @@ def show_offsets(
 ) -> None:
     """Per partition: what is stored in Postgres, the log's start and end, the lag, and what Kafka was told."""
     settings = load(OffsetsSettings)
-    show(wait_for(_show(settings, _real(settings, group), _real(settings, topic))), output)
+    show(wait_for(_show(settings, group and settings.names.real(group), topic and settings.names.real(topic))), output)
 
 
 @app.command("rewind")
@@ -86,7 +85,7 @@ def rewind_offsets(
     if not reason.strip():
         raise Usage("--reason may not be empty")
     settings = load(OffsetsSettings)
-    real_group, real_topic = _real(settings, group) or "", _real(settings, topic) or ""
+    real_group, real_topic = settings.names.real(group), settings.names.real(topic)
     role = role_of(real_group)
     moves = wait_for(_plan(settings, real_group, real_topic, partition, to))
     wanted = [move for move in moves if move.target != move.stored]
@@ -127,7 +126,7 @@ def target(to: str, stored: int, bounds: tuple[int, int], at_time: int | None) -
 
 
 async def _show(settings: OffsetsSettings, group: str | None, topic: str | None) -> list[dict[str, Any]]:
-    async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+    async with current_database(settings, "khata_reader", "offsets") as database, database.connection() as connection:
         stored = await _stored(connection, group, topic)
     bounds = await rewind.log_bounds(settings, [one.partition.topic for one in stored])
     told = {name: await rewind.positions(settings, name) for name in dict.fromkeys(one.group for one in stored)}
@@ -154,7 +153,7 @@ async def _plan(settings: OffsetsSettings, group: str, topic: str, partition: in
     at = None if to == BEGINNING or to.isdecimal() else instant(to, datetime.now(UTC))
     if to.isdecimal() and partition is None:
         raise Usage("an offset is one partition's: name it with --partition")
-    async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+    async with current_database(settings, "khata_reader", "offsets") as database, database.connection() as connection:
         stored = await _stored(connection, group, topic)
     chosen = [one for one in stored if partition in (None, one.partition.partition)]
     if not chosen:
@@ -179,7 +178,7 @@ async def _rewind(settings: OffsetsSettings, role: Role, group: str, moves: Sequ
     """Kafka first, then Postgres with its audit entry. Raises Usage, BrokerAway, DatabaseAway."""
     await _require_nobody(settings, group)
     await rewind.commit(settings, group, {move.partition: move.target for move in moves})
-    async with _opened(settings, role) as database, database.transaction() as connection:
+    async with current_database(settings, role, "offsets") as database, database.transaction() as connection:
         for move in moves:
             if not await rewind.store(connection, group, move.partition, move.target, move.stored):
                 raise Usage(f"{move.partition.topic}[{move.partition.partition}] has moved on meanwhile: try again")
@@ -218,18 +217,6 @@ async def _stored(connection: Connection, group: str | None, topic: str | None) 
     return [Stored(row[0], Partition(row[1], row[2]), row[3], row[4]) for row in await cursor.fetchall()]
 
 
-@asynccontextmanager
-async def _opened(settings: OffsetsSettings, role: Role) -> AsyncIterator[Database]:
-    database = Database(settings, role, "offsets")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()
-
-
 def _moved(move: Move, outcome: str) -> dict[str, Any]:
     return {
         "topic": move.partition.topic,
@@ -239,9 +226,3 @@ def _moved(move: Move, outcome: str) -> dict[str, Any]:
         "read_again": max(0, move.stored - move.target),
         "outcome": outcome,
     }
-
-
-def _real(settings: KafkaSettings, name: str | None) -> str | None:
-    """The name with the prefix of this installation, whether it was typed or not."""
-    prefix = settings.kafka_topic_prefix
-    return name if name is None or name.startswith(prefix) else prefix + name

@@ -12,8 +12,7 @@ from services.invoicer.waivers import waive as waive_spool
 from shared.audit.append import operator
 from shared.domain.errors import BrokerAway, Usage
 from shared.kafka.producer import Producer
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database
+from shared.postgres.current import current_database
 from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
 from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
 from shared.spool.forward import Forwarder
@@ -115,12 +114,6 @@ async def _drain(path: Path, wait: float, output: Output, *, retire: bool) -> No
 async def _waive(settings: WaiveSettings, spool_id: str, reason: str) -> None:
     if spool_id not in await known_spools(settings):
         raise Usage(f"no spool {spool_id} was ever announced: see `khata spools list`")
-    database = Database(settings, "khata_invoicer", "spools-waive")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        async with database.transaction() as connection:
-            await waive_spool(connection, spool_id, reason, operator())
-    finally:
-        await database.close()
+    opened = current_database(settings, "khata_invoicer", "spools-waive")
+    async with opened as database, database.transaction() as connection:
+        await waive_spool(connection, spool_id, reason, operator())

@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database
+from shared.postgres.current import current_database
 from shared.runtime.output import Output, OutputOption, show, wait_for
 from shared.runtime.settings import DatabaseSettings, load
 
@@ -30,22 +29,16 @@ def list_anomalies(
 
 
 async def _read(settings: DatabaseSettings, project: str | None, limit: int) -> list[dict[str, Any]]:
-    database = Database(settings, "khata_reader", "anomalies")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-            rows = await (
-                await connection.execute(
-                    """
-                    SELECT minute, class, project_id, key_id, observed, usual, text, address, id FROM usage.anomaly
-                    WHERE %(project)s::text IS NULL OR project_id = %(project)s
-                    ORDER BY minute DESC, id LIMIT %(limit)s
-                    """,
-                    {"project": project, "limit": limit},
-                )
-            ).fetchall()
-    finally:
-        await database.close()
+    async with current_database(settings, "khata_reader", "anomalies") as database, database.connection() as connection:
+        rows = await (
+            await connection.execute(
+                """
+                SELECT minute, class, project_id, key_id, observed, usual, text, address, id FROM usage.anomaly
+                WHERE %(project)s::text IS NULL OR project_id = %(project)s
+                ORDER BY minute DESC, id LIMIT %(limit)s
+                """,
+                {"project": project, "limit": limit},
+            )
+        ).fetchall()
     names = ("minute", "class", "project", "key_id", "observed", "usual", "text", "address", "id")
     return [dict(zip(names, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]

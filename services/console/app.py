@@ -10,10 +10,10 @@ from shared.catalogue.cache import CatalogueCache
 from shared.contracts.topics import CATALOGUE
 from shared.kafka import topics
 from shared.observability import logging
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database
+from shared.postgres.current import current_database
 from shared.runtime import service
 from shared.runtime.http import HttpServer
+from shared.runtime.pause import first_of
 from shared.runtime.service import Process
 
 log = logging.get(__name__)
@@ -22,11 +22,7 @@ log = logging.get(__name__)
 async def run(settings: ConsoleSettings, process: Process) -> None:
     """Open once the catalogue is read; nothing here can be lost by stopping."""
     await topics.require(settings, (CATALOGUE,))
-    database = Database(settings, "khata_reader", "console")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
+    async with current_database(settings, "khata_reader", "console") as database:
         cache = CatalogueCache(settings.max_stale_s)
         process.health.checks |= {"database": database.check, "catalogue": cache.check}
         door = http.Door(settings.names, settings.peppers, cache, database)
@@ -34,16 +30,12 @@ async def run(settings: ConsoleSettings, process: Process) -> None:
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(cache.follow(settings, closed))
-            ready, stopping = asyncio.ensure_future(cache.usable.wait()), asyncio.ensure_future(process.stop.wait())
-            await asyncio.wait({ready, stopping, following}, return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
+            await first_of(cache.usable, process.stop, work=[following])
             await server.start()
             log.info("console.open", http_port=server.port)
-            await stopping
+            await process.stop.wait()
             await server.stop()
             closed.set()
-    finally:
-        await database.close()
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import typer
 
 from services.console.trace import trace_event
 from shared.domain.errors import Usage
-from shared.postgres.pool import Database
+from shared.postgres.current import current_database
 from shared.runtime.output import Output, OutputOption, show, show_document, wait_for
 from shared.runtime.settings import DatabaseSettings, KafkaSettings, load
 
@@ -43,13 +43,8 @@ def trace(
 
 
 async def _trace(settings: TraceSettings, project: str, live: bool, source: str, id: str) -> dict[str, Any]:
-    database = Database(settings, "khata_reader", "trace")
-    await database.open()
-    try:
-        async with database.transaction() as connection:
-            return await trace_event(connection, settings.names, project, live, source, id, for_operator=True)
-    finally:
-        await database.close()
+    async with current_database(settings, "khata_reader", "trace") as database, database.transaction() as connection:
+        return await trace_event(connection, settings.names, project, live, source, id, for_operator=True)
 
 
 def _line(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from shared.kafka.producer import AckedSender, Producer
 from shared.observability import logging
 from shared.runtime import service
 from shared.runtime.http import HttpServer
-from shared.runtime.pause import pause
+from shared.runtime.pause import first_of, pause
 from shared.runtime.service import Process
 from shared.spool.purge import group_positions
 from shared.spool.run import keep
@@ -150,7 +150,7 @@ async def _serve(parts: _Ingest) -> None:
         tasks.create_task(live.run(settings, parts.reports, doors_closed))
         tasks.create_task(parts.activity.run(parts.reports, settings.names, doors_closed))
         tasks.create_task(parts.receipts.run(parts.reports, settings.names, doors_closed))
-        await _either(cache.usable, stop, following)
+        await first_of(cache.usable, stop, work=[following])
         await pause(live.ready, JOIN_S)
         await server.start()
         log.info("ingest.open", http_port=server.port)
@@ -181,15 +181,8 @@ def _add_checks(parts: _Ingest, door: DoorKeeper) -> None:
 
 async def _read_raw(door: DoorKeeper, cache: CatalogueCache, stop: asyncio.Event) -> None:
     """A copy of the catalogue may lack what was made since: by it no record on Kafka is refused for good."""
-    await _either(cache.at_end, stop)
+    await first_of(cache.at_end, stop)
     await door.run(stop)
-
-
-async def _either(ready: asyncio.Event, stop: asyncio.Event, *work: asyncio.Task[None]) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in (ready, stop)]
-    await asyncio.wait([*waits, *work], return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
 
 
 def main() -> int:

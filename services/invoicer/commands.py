@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -18,8 +18,7 @@ from services.invoicer.verify import VerifyReport, verify
 from shared.audit.append import operator
 from shared.domain.money import format_money
 from shared.domain.period import Month
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database, Role
+from shared.postgres.current import current_database
 from shared.runtime.output import Output, OutputOption, show, show_document, stderr, wait_for
 from shared.runtime.service import EXIT_FAILURE
 from shared.runtime.settings import DatabaseSettings, load
@@ -46,7 +45,7 @@ def close(
     period, settings = Month.parse(month), load(InvoicerSettings)
 
     async def work(progress: Progress) -> CloseReport:
-        async with _database(settings, "khata_invoicer") as database:
+        async with current_database(settings, "khata_invoicer", "invoices") as database:
             deps = Deps(settings, database, operator(), wait_s=wait)
             return await close_month(deps, period, organisation or None, progress)
 
@@ -68,7 +67,7 @@ def verify_invoices(
     period, settings = Month.parse(month) if month else None, load(DatabaseSettings)
 
     async def work() -> list[VerifyReport]:
-        async with _database(settings, "khata_invoicer") as database:
+        async with current_database(settings, "khata_invoicer", "invoices") as database:
             return await verify(database, operator(), numbers=numbers or (), month=period)
 
     with stderr.status("counting again"):
@@ -88,7 +87,10 @@ def list_invoices(
     period, settings = Month.parse(month) if month else None, load(DatabaseSettings)
 
     async def work() -> list[read.Listed]:
-        async with _database(settings, "khata_reader") as database, database.connection() as connection:
+        async with (
+            current_database(settings, "khata_reader", "invoices") as database,
+            database.connection() as connection,
+        ):
             return await read.list_invoices(connection, period, organisation)
 
     rows = [
@@ -111,7 +113,10 @@ def show_invoice(number: str = typer.Argument(help="KH/26-27/000001"), output: O
     settings = load(DatabaseSettings)
 
     async def work() -> read.Shown:
-        async with _database(settings, "khata_reader") as database, database.connection() as connection:
+        async with (
+            current_database(settings, "khata_reader", "invoices") as database,
+            database.connection() as connection,
+        ):
             return await read.show_invoice(connection, number)
 
     shown = wait_for(work())
@@ -184,19 +189,6 @@ def _money(name: str, minor: int | None, currency: str | None, output: Output) -
     if output is Output.JSON:
         return {f"{name}_minor": minor, "currency": currency}
     return {name: None if minor is None or currency is None else format_money(minor, currency)}
-
-
-@asynccontextmanager
-async def _database(settings: DatabaseSettings, role: Role) -> AsyncIterator[Database]:
-    """The database as `role`, its schema compared with the code."""
-    database = Database(settings, role, "invoices")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from services.payments.reports import Row
 from services.payments.retry import retry_refused
 from shared.audit.append import operator
 from shared.domain.money import format_money
-from shared.postgres.migrate import require_current
+from shared.postgres.current import current_database
 from shared.postgres.pool import Connection, Database, Role
 from shared.runtime.output import Output, OutputOption, show
 from shared.runtime.settings import DatabaseSettings, load
@@ -70,14 +70,8 @@ def _with_database(role: Role, work: Callable[[Database], Awaitable[T]]) -> T:
     """Raises Misconfigured, DatabaseAway; `cli` turns them into exit codes."""
 
     async def run() -> T:
-        database = Database(load(DatabaseSettings), role, "cli-payments")
-        try:
-            await database.open()
-            async with database.connection() as connection:
-                await require_current(connection)
+        async with current_database(load(DatabaseSettings), role, "cli-payments") as database:
             return await work(database)
-        finally:
-            await database.close()
 
     return asyncio.run(run())
 

@@ -210,6 +210,10 @@ class Names:
     def topic(self, topic: Topic) -> str:
         return self.prefix + topic.name
 
+    def real(self, name: str) -> str:
+        """The real name of a topic or group that a person has typed with the prefix or without it."""
+        return name if name.startswith(self.prefix) else self.prefix + name
+
     def raw_project(self, topic_name: str) -> str | None:
         """Whose a raw topic is by its (real) name; None for `usage.raw.v1` and for every other topic."""
         name = topic_name.removeprefix(self.prefix)

@@ -22,6 +22,7 @@ from shared.domain.errors import BrokerAway, Rejected, Retryable
 from shared.observability import logging, names
 from shared.postgres.outbox import OutboxMessage
 from shared.runtime.failpoints import failpoint
+from shared.runtime.pause import first_of
 from shared.spool.encoding import Ack
 from shared.spool.errors import SpoolClosed, SpoolRefused
 from shared.spool.file import Sent
@@ -98,7 +99,7 @@ class Forwarder:
                 continue
             if stop.is_set():
                 return
-            await _first_of(self._spool.appended, stop)
+            await first_of(self._spool.appended, stop)
 
     async def forward_once(self) -> int:
         """Forward one read's worth of rows, however often it must be tried; returns how many events."""
@@ -211,12 +212,3 @@ def _rows_sent(rows: Sequence[StoredBatch], acks: Sequence[Ack | None], refused:
         sent.append(Sent(row, acks[begin:end], aside))
         begin = end
     return sent
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -19,6 +19,7 @@ from shared.contracts.topics import SPOOLS, Names
 from shared.domain.errors import Retryable
 from shared.observability import logging, names
 from shared.postgres.outbox import OutboxMessage
+from shared.runtime.pause import first_of
 from shared.spool.forward import Send
 from shared.spool.store import Spool
 
@@ -91,12 +92,7 @@ class Publisher:
 
     async def _wait(self, stop: asyncio.Event) -> None:
         """The usual pause, cut short when the spool becomes empty or the process stops."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._spool.emptied)]
-        try:
-            await asyncio.wait(waits, timeout=self._statement_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first_of(stop, self._spool.emptied, seconds=self._statement_s)
 
 
 async def _send(state: SpoolState, send: Send, topic: str, deadline_s: float = SEND_DEADLINE_S) -> None:

@@ -13,20 +13,13 @@ from zoneinfo import ZoneInfo
 from psycopg import sql
 
 from shared.domain.errors import Rejected
-from shared.domain.identity import Fingerprint
 from shared.domain.meter import ZERO, Aggregation, Meter, MeterIndex
 from shared.domain.period import Window, local_hour_start, split
 from shared.postgres.pool import Connection
 from shared.usage.parts import SUMS, Parts, Period, quantity
+from shared.usage.stored_parts import COLUMNS, parts_of
 
 SUBJECT = "subject"
-LATEST = sql.SQL(", ").join(
-    sql.SQL(
-        "(array_agg(kept.{} ORDER BY kept.latest_time DESC, kept.latest_id DESC, kept.latest_value DESC) "
-        "FILTER (WHERE kept.latest_time IS NOT NULL))[1]"
-    ).format(sql.Identifier(column))
-    for column in ("latest_time", "latest_id", "latest_value")
-)
 MOST_ROWS = 100_000
 MOST_CELLS = 500_000  # windows times groups, looked at one by one
 
@@ -168,9 +161,7 @@ async def _parts(
     cursor = await connection.execute(
         sql.SQL(
             """
-            SELECT asked.number, kept.meter_version, {group} AS said, sum(kept.count)::bigint, sum(kept.sum),
-                   min(kept.minimum), max(kept.maximum),
-                   sum(kept.moment), {latest}
+            SELECT asked.number, kept.meter_version, {group} AS said, {columns}
             FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[])
                      WITH ORDINALITY AS asked (begins, ends, number)
             JOIN usage.window AS kept ON kept.hour >= asked.begins AND kept.hour < asked.ends
@@ -178,24 +169,13 @@ async def _parts(
             GROUP BY asked.number, kept.meter_version, said
             LIMIT {most}
             """
-        ).format(group=_group(query), latest=LATEST, where=where, most=sql.Literal(MOST_ROWS + 1)),
+        ).format(group=_group(query), columns=sql.SQL(COLUMNS), where=where, most=sql.Literal(MOST_ROWS + 1)),
         values | {"starts": [start for start, _ in windows], "ends": [end for _, end in windows]},
     )
     rows = await cursor.fetchall()
     if len(rows) > MOST_ROWS:
         raise Rejected("too_many_rows", f"more than {MOST_ROWS:,} rows: ask for a shorter period or fewer groups")
-    return {
-        (row[0] - 1, row[1], _values(row[2])): Parts(
-            count=row[3],
-            sum=row[4],
-            fingerprint=Fingerprint(),
-            minimum=row[5],
-            maximum=row[6],
-            moment=row[7],
-            latest=None if row[8] is None else (row[8], row[9], row[10]),
-        )
-        for row in rows
-    }
+    return {(number - 1, version, _values(said)): parts_of(row) for number, version, said, *row in rows}
 
 
 async def _unique(

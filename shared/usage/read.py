@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from shared.domain.identity import Fingerprint
 from shared.domain.meter import ZERO, Meter, MeterIndex
 from shared.kafka.records import Record
 from shared.postgres.pool import Connection
 from shared.usage.parts import Parts, Period, quantity
 from shared.usage.segment import Disposition, from_letters, unpack
+from shared.usage.stored_parts import COLUMNS, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,37 +98,16 @@ async def level_before(
 async def _parts(
     connection: Connection, organisation_id: str, start: datetime, end: datetime
 ) -> dict[tuple[str, int], Parts]:
-    rows = await (
-        await connection.execute(
-            """
-            SELECT meter_id, meter_version, sum(count)::bigint, sum(sum),
-                   sum(fingerprint_high)::bigint, sum(fingerprint_low)::bigint, min(minimum), max(maximum),
-                   (array_agg(latest_time ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
-                       FILTER (WHERE latest_time IS NOT NULL))[1],
-                   (array_agg(latest_id ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
-                       FILTER (WHERE latest_time IS NOT NULL))[1],
-                   (array_agg(latest_value ORDER BY latest_time DESC, latest_id DESC, latest_value DESC)
-                       FILTER (WHERE latest_time IS NOT NULL))[1],
-                   sum(moment)
-            FROM usage.window
-            WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s
-            GROUP BY meter_id, meter_version
-            """,
-            (organisation_id, start, end),
-        )
-    ).fetchall()
-    return {
-        (row[0], row[1]): Parts(
-            count=row[2],
-            sum=row[3],
-            fingerprint=Fingerprint(row[4], row[5]),
-            minimum=row[6],
-            maximum=row[7],
-            latest=None if row[8] is None else (row[8], row[9], row[10]),
-            moment=row[11],
-        )
-        for row in rows
-    }
+    cursor = await connection.execute(
+        f"""
+        SELECT meter_id, meter_version, {COLUMNS}
+        FROM usage.window AS kept
+        WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s
+        GROUP BY meter_id, meter_version
+        """.encode(),  # noqa: S608 - columns of ours
+        (organisation_id, start, end),
+    )
+    return {(meter_id, version): parts_of(row) for meter_id, version, *row in await cursor.fetchall()}
 
 
 async def _unique(

@@ -6,6 +6,8 @@ the windows asked for, exactly as the aggregator and whoever reads usage do it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,22 +72,19 @@ def simulate(
     fresh, duplicates, conflicts = _first_of_each(checked)
     inside = [event for event in fresh if start <= event.time < end]
     before = [event for event in fresh if event.time < start]
-    hours = fold(inside)
-    dimensions = sorted({key.dimensions for key in hours} | ({""} if not meter.group_by else set()))
+    starts = [first for first, _ in windows]
+    totals: dict[tuple[str, int], Parts] = defaultdict(Parts)
     rows = []
     with localcontext(SUMS):
-        levels = dict.fromkeys(dimensions, level)
+        for key, found in fold(inside).items():
+            totals[key.dimensions, bisect_right(starts, key.hour) - 1].merge(found)
+        levels = {name: level for name, _ in totals} if meter.group_by else {"": level}
         for event in before if meter.aggregation == "weighted_sum" else ():
             for reading in event.readings:
                 levels[reading.dimensions] = levels.get(reading.dimensions, level) + reading.value
-        dimensions = sorted({*dimensions, *levels})
-        for name in dimensions:
-            carried = levels.get(name, level)
-            for first, last in windows:
-                parts = Parts()
-                for key, found in hours.items():
-                    if key.dimensions == name and first <= key.hour < last:
-                        parts.merge(found)
+        for name, carried in sorted(levels.items()):
+            for index, (first, last) in enumerate(windows):
+                parts = totals[name, index]
                 at = Period(first, last)
                 rows.append(Row(first, last, name, parts.count, quantity(meter.aggregation, parts, at, level=carried)))
                 carried += parts.sum

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -22,8 +21,7 @@ from shared.audit.append import operator
 from shared.contracts.headers import Headers
 from shared.contracts.topics import DEAD_LETTER_SUFFIX
 from shared.domain.errors import Usage
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database, Role
+from shared.postgres.current import current_database
 from shared.runtime.instants import instant
 from shared.runtime.output import Output, OutputOption, agreed, show, show_document, stderr, wait_for
 from shared.runtime.settings import load
@@ -75,7 +73,10 @@ def list_letters(
     wanted = _selection(settings, (), topic, code, project, group, since, until, limit, state)
 
     async def work() -> list[dict[str, Any]]:
-        async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+        async with (
+            current_database(settings, "khata_reader", "dead-letters") as database,
+            database.connection() as connection,
+        ):
             found = await store.select(connection, wanted, newest_first=True)
             return await store.rows(connection, [one.id for one in found])
 
@@ -88,7 +89,10 @@ def show_letter(id: int = typer.Argument(help="its id, as `list` shows it"), out
     settings = load(RedriveSettings)
 
     async def work() -> tuple[dict[str, Any], Headers] | None:
-        async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+        async with (
+            current_database(settings, "khata_reader", "dead-letters") as database,
+            database.connection() as connection,
+        ):
             return await store.whole(connection, id)
 
     found = wait_for(work())
@@ -133,7 +137,7 @@ def redrive_letters(
         return
 
     async def work() -> Done:
-        async with _opened(settings, ROLE) as database:
+        async with current_database(settings, ROLE, "dead-letters") as database:
             await require_topics(settings, [one.topic for one in summaries])
             return await redrive(settings, database, found, order, _progress(count))
 
@@ -172,7 +176,7 @@ def drop(
         return
 
     async def work() -> int:
-        async with _opened(settings, ROLE) as database:
+        async with current_database(settings, ROLE, "dead-letters") as database:
             return await drop_letters(settings, database, found, order)
 
     dropped = wait_for(work())
@@ -183,7 +187,10 @@ async def _plan(
     settings: RedriveSettings, wanted: Selection, *, sealed_too: bool, redrive: bool
 ) -> tuple[list[Found], list[Summary]]:
     """The selection and its sums. Raises Usage for what cannot be done to it."""
-    async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+    async with (
+        current_database(settings, "khata_reader", "dead-letters") as database,
+        database.connection() as connection,
+    ):
         found = await store.select(connection, wanted)
         ids = [one.id for one in found]
         missing = sorted(set(wanted.ids) - set(ids))
@@ -218,35 +225,18 @@ def _selection(
     limit: int | None,
     state: State,
 ) -> Selection:
-    now, prefix = datetime.now(UTC), settings.kafka_topic_prefix
+    now, names = datetime.now(UTC), settings.names
     return Selection(
         ids=tuple(ids or ()),
-        topic=None if topic is None else _real(topic.removesuffix(DEAD_LETTER_SUFFIX), prefix),
+        topic=None if topic is None else names.real(topic.removesuffix(DEAD_LETTER_SUFFIX)),
         code=code,
         project=project,
-        group=None if group is None else _real(group, prefix),
+        group=None if group is None else names.real(group),
         since=None if since is None else instant(since, now),
         until=None if until is None else instant(until, now),
         state=None if state is State.ALL else state.value,
         limit=limit,
     )
-
-
-def _real(name: str, prefix: str) -> str:
-    """The name with the prefix of this installation, whether it was typed or not."""
-    return name if name.startswith(prefix) else prefix + name
-
-
-@asynccontextmanager
-async def _opened(settings: RedriveSettings, role: Role) -> AsyncIterator[Database]:
-    database = Database(settings, role, "dead-letters")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()
 
 
 def _row(row: dict[str, Any], output: Output) -> dict[str, Any]:

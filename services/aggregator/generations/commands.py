@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from services.aggregator.settings import FilterSettings
 from shared.audit import append as audit
 from shared.audit.append import operator
 from shared.domain.errors import DatabaseAway
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database, Role, is_lock_timeout
+from shared.postgres.current import current_database
+from shared.postgres.pool import Database, is_lock_timeout
 from shared.runtime.output import Output, OutputOption, show, stderr, wait_for
 from shared.runtime.settings import DatabaseSettings, load
 
@@ -52,13 +50,16 @@ def roll_generation(output: Output = OutputOption) -> None:
 
 
 async def _listed(settings: IdentitySettings) -> list[Listed]:
-    async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+    async with (
+        current_database(settings, "khata_reader", "identities") as database,
+        database.connection() as connection,
+    ):
         return await store.listed(connection)
 
 
 async def _roll(settings: IdentitySettings) -> tuple[int, int | None]:
     """The generation that was open, and the one opened, if any. Raises DatabaseAway."""
-    async with _opened(settings, keeper.ROLE) as database:
+    async with current_database(settings, keeper.ROLE, "identities") as database:
         for attempt in range(1, ATTEMPTS + 1):
             async with database.connection() as connection:
                 expected = (await store.generations(connection))[-1].id
@@ -112,15 +113,3 @@ def _row(listed: Listed, folder: Path) -> dict[str, Any]:
         "filter": told,
         "filter_bytes": filter_bytes,
     }
-
-
-@asynccontextmanager
-async def _opened(settings: DatabaseSettings, role: Role) -> AsyncIterator[Database]:
-    database = Database(settings, role, "identities")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -22,8 +22,8 @@ from services.aggregator.reconcile.windows import window_text
 from shared.audit.append import operator
 from shared.domain.errors import Usage
 from shared.domain.period import day_start, time_zone
-from shared.postgres.migrate import require_current
-from shared.postgres.pool import Database, Role
+from shared.postgres.current import current_database
+from shared.postgres.pool import Database
 from shared.runtime.instants import instant
 from shared.runtime.output import Output, OutputOption, agreed, show, show_document, stderr, wait_for
 from shared.runtime.settings import DatabaseSettings, load
@@ -82,7 +82,7 @@ def list_command(
 
 
 async def _list(settings: DatabaseSettings, gone: bool, organisation: str | None, limit: int) -> list[dict[str, Any]]:
-    async with _opened(settings, "khata_reader") as database, database.connection() as connection:
+    async with current_database(settings, "khata_reader", "reconcile") as database, database.connection() as connection:
         return await list_findings(connection, gone=gone, organisation=organisation, limit=limit)
 
 
@@ -95,7 +95,7 @@ async def _reconcile(
     yes: bool,
     progress: Progress,
 ) -> tuple[Report, list[Repair]]:
-    async with _opened(settings, "khata_aggregator") as database:
+    async with current_database(settings, "khata_aggregator", "reconcile") as database:
         period = period_of(since, until, datetime.now(UTC), await _zone(database, organisation))
         report = await reconcile(settings, database, "manual", period, organisation=organisation, progress=progress)
         differing = [one.key for one in report.windows.differences]
@@ -247,18 +247,6 @@ def _sentence(compared: dict[str, Any]) -> str:
         for name, value in compared.items()
         if value not in ({}, None)
     )
-
-
-@asynccontextmanager
-async def _opened(settings: DatabaseSettings, role: Role) -> AsyncIterator[Database]:
-    database = Database(settings, role, "reconcile")
-    await database.open()
-    try:
-        async with database.connection() as connection:
-            await require_current(connection)
-        yield database
-    finally:
-        await database.close()
 
 
 @contextmanager

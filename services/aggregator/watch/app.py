@@ -24,7 +24,7 @@ from shared.kafka.producer import Producer
 from shared.observability import logging
 from shared.observability import names as metrics
 from shared.runtime import service
-from shared.runtime.pause import pause
+from shared.runtime.pause import first_of, pause
 from shared.runtime.service import Process
 
 LOOK_DEADLINE_S = 10.0
@@ -48,7 +48,7 @@ async def run(settings: WatchSettings, process: Process) -> None:
         opened.push_async_callback(stream.app.stop)
         starting = asyncio.ensure_future(stream.app.start())
         process.health.checks |= {"kafka": producer.check, "stream": lambda: _check(stream, starting)}
-        await _either(starting, process.stop)
+        await first_of(process.stop, work=[starting])
         if not starting.done():  # asked to stop before it was there
             starting.cancel()
             return
@@ -114,12 +114,6 @@ async def _check(stream: Stream, starting: asyncio.Future[None]) -> str | None:
     if not starting.done():
         return "the states of keys are not recovered yet"
     return "partitions are being assigned" if stream.app.rebalancing else None
-
-
-async def _either(work: asyncio.Future[Any], stop: asyncio.Event) -> None:
-    waiting = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([work, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
 
 
 def main() -> int:
