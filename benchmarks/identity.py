@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -20,7 +20,7 @@ from services.aggregator.generations import files, keeper, store
 from services.aggregator.generations.bloom import words
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation
-from services.aggregator.identity import Claim, claim_identities
+from services.aggregator.identity import Claims, claim_identities
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection, Database
 
@@ -126,9 +126,10 @@ async def _claims(database: Database, filters: Filters, dice: random.Random, see
     return costs[2:]  # the first ones warm up
 
 
-def _batch(dice: random.Random, number: int, again: Standing) -> list[Claim]:
+def _batch(dice: random.Random, number: int, again: Standing) -> Claims:
     new = [(dice.randbytes(16), 1) for _ in range(BATCH - len(again))]
-    return [Claim(i, key, fingerprint, 0, number * BATCH + i) for i, (key, fingerprint) in enumerate([*new, *again])]
+    keys, fingerprints = zip(*new, *again, strict=True)
+    return Claims(keys, fingerprints, [0] * BATCH, range(number * BATCH, (number + 1) * BATCH))
 
 
 async def _plain(parts: BenchParts, database: Database, dice: random.Random) -> list[float]:
@@ -146,17 +147,17 @@ async def _plain(parts: BenchParts, database: Database, dice: random.Random) -> 
     return costs[2:]
 
 
-async def _insert(connection: Connection, claims: Sequence[Claim]) -> None:
+async def _insert(connection: Connection, claims: Claims) -> None:
     await connection.execute(
         """
         INSERT INTO public.bench_identity (generation, key, fingerprint, partition, log_offset)
         SELECT 1, * FROM unnest(%b::uuid[], %b::bigint[], %b::integer[], %b::bigint[])
         """,
         (
-            UuidArray([claim.key for claim in claims]),
-            Int8Array([claim.fingerprint for claim in claims]),
-            Int4Array([claim.partition for claim in claims]),
-            Int8Array([claim.offset for claim in claims]),
+            UuidArray(claims.keys),
+            Int8Array(claims.fingerprints),
+            Int4Array(claims.partitions),
+            Int8Array(claims.offsets),
         ),
         binary=True,
     )

@@ -25,7 +25,7 @@ from shared.ledger.posting import Standing
 from shared.ledger.store import invoice_standing, sum_of_everything
 from shared.postgres.pool import Connection, Database
 from shared.runtime.settings import KafkaSettings
-from shared.usage.event import UsageEvent, read_event
+from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import fold
 from shared.usage.metering import read_metering
 from shared.usage.read import segments
@@ -141,7 +141,7 @@ async def _compare_usage(
     connection: Connection, topic: str, proof: Proof, classes: Classes, projects: Sequence[str], month: Month
 ) -> None:
     """Segments are folded again and held against the windows; both against what the journal counts."""
-    metering = await read_metering(connection)
+    reader = EventReader(await read_metering(connection))
     start, end = month.bounds(time_zone(ZONE))
     seen: Counter[Disposition] = Counter()
     counted: list[UsageEvent] = []
@@ -150,7 +150,7 @@ async def _compare_usage(
             if disposition is Disposition.REJECTED:
                 continue
             try:
-                event = read_event(record.value, metering)
+                event = reader.read(record.value)
             except Rejected as error:
                 proof.problems.append(f"{topic}[{record.partition}] at {record.offset} was counted, but: {error}")
                 continue

@@ -44,7 +44,7 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             group=group,
             instance=settings.instance,
             topics=[settings.names.topic(USAGE_EVENTS)],
-            handler=Aggregator(database, producer, group, filters),
+            handler=Aggregator(database, group, filters),
             limits=settings.limits,
         )
         process.health.checks |= {"database": database.check, "kafka": producer.check, "consumer": loop.check}

@@ -1,11 +1,10 @@
 """Apply one prepared batch: the only place where usage changes.
 
-    1  dead letters of what is no event at all, written and acked
-                                           crash here: they are written again; counts are distinct by offset
-    2  BEGIN; epoch lock shared; reload what the epoch changed
+    1  read and check every record, compress them (`prepare`; may be done while another batch is applied)
+    2  BEGIN; epoch lock shared; what the epoch changed is loaded, and the records read again if it changed meanwhile
                                            crash here and later: nothing happened
     3  move the offsets, or Fenced         another owner moved on: drop the batch
-       leave out what the archive has (after a rewind); reject what catalogue and meters refuse
+       leave out what the archive has (after a rewind)
     4  identities: fresh, seen, conflicting
     5  fold the fresh into windows; those of a sealed month become adjustments
     6  segments with dispositions, conflicts, rejects to the outbox
@@ -17,29 +16,28 @@ identities by key, windows by key, the rest (docs/decisions/0004-lock-order.md).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from services.aggregator.archived import without_archived
-from services.aggregator.batch import Decoded, PreparedBatch, prepare
+from services.aggregator.batch import PreparedBatch, prepare
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation, generations
-from services.aggregator.identity import Claim, claim_identities
+from services.aggregator.identity import Claims, claim_identities
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
-from shared.domain.errors import DatabaseAway, Rejected
+from shared.domain.errors import DatabaseAway
 from shared.domain.period import Month
 from shared.kafka import dead_letter, offsets
 from shared.kafka.dead_letter import Reject
 from shared.kafka.offsets import StoredOffset
-from shared.kafka.producer import Producer
 from shared.kafka.records import Batch, Partition, Record
 from shared.observability import names as metrics
 from shared.postgres import epoch, outbox
 from shared.postgres.pool import Connection, Database, is_lock_timeout
 from shared.runtime.failpoints import failpoint
-from shared.usage.event import Metering, UsageEvent, check_event
+from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import fold
 from shared.usage.metering import read_metering
 from shared.usage.seal import sealed_months
@@ -51,7 +49,7 @@ class Epoch:
     """What may not change while a batch is applied, as of one version of the epoch."""
 
     version: int
-    metering: Metering
+    reader: EventReader
     sealed: frozenset[tuple[str, Month]]
     generations: tuple[Generation, ...]
 
@@ -61,32 +59,39 @@ class Aggregator:
     """Handler of the consumer loop for `usage.events.v1`. One per process."""
 
     database: Database
-    producer: Producer
     group: str
     filters: Filters = field(default_factory=Filters)
     _epoch: Epoch | None = field(default=None, init=False)
-    _prepared: PreparedBatch | None = field(default=None, init=False)
+    # The batch that is applied, and the one after it.
+    _prepared: deque[PreparedBatch] = field(default_factory=lambda: deque(maxlen=2), init=False)
     _lock_timeouts: int = field(default=0, init=False)
 
     async def stored(self, partitions: Sequence[Partition]) -> Mapping[Partition, StoredOffset | None]:
         async with self.database.connection() as connection:
             return await offsets.stored(connection, self.group, partitions)
 
+    async def prepare(self, batch: Batch) -> None:
+        """Step 1. Raises DatabaseAway (the first time only: the catalogue is read)."""
+        if self._epoch is None:
+            async with self.database.transaction() as connection:
+                await self._enter(connection)
+        assert self._epoch is not None
+        self._prepared.append(await prepare(batch, self._epoch.reader))
+
     async def apply(self, batch: Batch) -> None:
-        """Raises DatabaseAway, BrokerAway, Fenced."""
-        if self._prepared is None or self._prepared.batch is not batch:
-            prepared = prepare(batch)
-            await dead_letter.write(self.producer, prepared.malformed, self.group, "aggregator")
-            self._prepared = prepared
+        """All steps, without 1 where `prepare` has done it. Raises DatabaseAway, Fenced, LogMoved."""
+        if all(one.batch is not batch for one in self._prepared):
+            await self.prepare(batch)
+        prepared = next(one for one in self._prepared if one.batch is batch)
         try:
             async with self.database.transaction() as connection:
-                dispositions = await self._write(connection, self._prepared)
+                dispositions = await self._write(connection, prepared)
                 await failpoint("aggregator.batch.before_commit")
         except DatabaseAway as away:
             await self._after_lock_timeout(away)
             raise
         self._lock_timeouts = 0
-        self._prepared = None
+        self._prepared.remove(prepared)
         for disposition, count in Counter(dispositions).items():
             metrics.EVENTS_APPLIED.labels(disposition.name.lower()).inc(count)
         await failpoint("aggregator.batch.after_commit")
@@ -100,17 +105,18 @@ class Aggregator:
 
     async def _write(self, connection: Connection, prepared: PreparedBatch) -> list[Disposition]:
         current = await self._enter(connection)
+        if prepared.reader is not current.reader:
+            prepared = await prepare(prepared.batch, current.reader, prepared.segments)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         prepared = await without_archived(connection, prepared)
-        events, refused = _check(prepared.decoded, current.metering)
         await failpoint("aggregator.batch.after_offsets")
-        seen = await claim_identities(connection, _claims(events), current.generations, self.filters)
-        dispositions = _dispositions(len(prepared.batch.records), events, seen, current)
-        await merge_windows(connection, fold(_of(events, dispositions, Disposition.COUNTED, Disposition.TEST)))
+        seen = await claim_identities(connection, _claims(prepared), current.generations, self.filters)
+        dispositions = _dispositions(prepared, seen, current.sealed)
+        await merge_windows(connection, fold(_in_windows(prepared, dispositions)))
         await store_segments(connection, prepared.segments, dispositions)
-        await record_conflicts(connection, _with_records(events, dispositions, Disposition.CONFLICT))
-        await record_adjustments(connection, _with_records(events, dispositions, Disposition.ADJUSTMENT))
-        await self._reject(connection, refused)
+        await record_conflicts(connection, _with_records(prepared, dispositions, Disposition.CONFLICT))
+        await record_adjustments(connection, _with_records(prepared, dispositions, Disposition.ADJUSTMENT))
+        await self._reject(connection, prepared.rejected)
         return dispositions
 
     async def _enter(self, connection: Connection) -> Epoch:
@@ -119,63 +125,59 @@ class Aggregator:
         if self._epoch is None or self._epoch.version != version:
             self._epoch = Epoch(
                 version,
-                await read_metering(connection),
+                EventReader(await read_metering(connection)),
                 frozenset(await sealed_months(connection)),
                 await generations(connection),
             )
         return self._epoch
 
-    async def _reject(self, connection: Connection, refused: Sequence[Reject]) -> None:
+    async def _reject(self, connection: Connection, rejected: Sequence[Reject]) -> None:
         now = datetime.now(UTC)
-        letters = [dead_letter.letter(reject, self.group, "aggregator", now) for reject in refused]
+        letters = [dead_letter.letter(reject, self.group, "aggregator", now) for reject in rejected]
         await outbox.add(connection, letters)
 
 
-Checked = tuple[Decoded, UsageEvent]
-
-
-def _check(decoded: Sequence[Decoded], metering: Metering) -> tuple[list[Checked], list[Reject]]:
-    events: list[Checked] = []
-    refused: list[Reject] = []
-    for one in decoded:
-        try:
-            events.append((one, check_event(one.event, one.data, metering)))
-        except Rejected as error:
-            refused.append(Reject(one.record, error))
-    return events, refused
-
-
-def _claims(events: Sequence[Checked]) -> list[Claim]:
-    return [
-        Claim(one.index, event.key, event.fingerprint, one.record.partition, one.record.offset) for one, event in events
-    ]
+def _claims(prepared: PreparedBatch) -> Claims:
+    records = prepared.batch.records
+    return Claims(
+        [event.key for event in prepared.events],
+        [event.fingerprint for event in prepared.events],
+        [records[place].partition for place in prepared.places],
+        [records[place].offset for place in prepared.places],
+    )
 
 
 def _dispositions(
-    size: int, events: Sequence[Checked], seen: Mapping[int, Disposition], current: Epoch
+    prepared: PreparedBatch, seen: Mapping[int, Disposition], sealed: frozenset[tuple[str, Month]]
 ) -> list[Disposition]:
-    """What became of each record of the batch; whatever is no checked event was rejected."""
-    found = [Disposition.REJECTED] * size
-    for one, event in events:
-        found[one.index] = seen.get(one.index) or _fresh(event, current)
+    """What became of each record of the batch; whatever is no event was rejected."""
+    found = [Disposition.REJECTED] * len(prepared.batch.records)
+    for place, event in zip(prepared.places, prepared.events, strict=True):
+        if not event.stream.live:
+            found[place] = Disposition.TEST
+        elif not event.readings:
+            found[place] = Disposition.UNMETERED
+        elif sealed and (event.organisation_id, event.month) in sealed:
+            found[place] = Disposition.ADJUSTMENT
+        else:
+            found[place] = Disposition.COUNTED
+    for claim, disposition in seen.items():
+        found[prepared.places[claim]] = disposition
     return found
 
 
-def _fresh(event: UsageEvent, current: Epoch) -> Disposition:
-    if not event.live:
-        return Disposition.TEST
-    if not event.readings:
-        return Disposition.UNMETERED
-    if (event.organisation_id, event.month) in current.sealed:
-        return Disposition.ADJUSTMENT
-    return Disposition.COUNTED
+IN_WINDOWS = frozenset((Disposition.COUNTED, Disposition.TEST))
 
 
-def _of(events: Sequence[Checked], dispositions: Sequence[Disposition], *wanted: Disposition) -> list[UsageEvent]:
-    return [event for one, event in events if dispositions[one.index] in wanted]
+def _in_windows(prepared: PreparedBatch, dispositions: Sequence[Disposition]) -> list[UsageEvent]:
+    places = zip(prepared.places, prepared.events, strict=True)
+    return [event for place, event in places if dispositions[place] in IN_WINDOWS]
 
 
 def _with_records(
-    events: Sequence[Checked], dispositions: Sequence[Disposition], wanted: Disposition
+    prepared: PreparedBatch, dispositions: Sequence[Disposition], wanted: Disposition
 ) -> list[tuple[Record, UsageEvent]]:
-    return [(one.record, event) for one, event in events if dispositions[one.index] is wanted]
+    if wanted not in dispositions:
+        return []
+    places = zip(prepared.places, prepared.events, strict=True)
+    return [(prepared.batch.records[place], event) for place, event in places if dispositions[place] is wanted]

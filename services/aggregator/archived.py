@@ -30,7 +30,7 @@ async def without_archived(connection: Connection, prepared: PreparedBatch) -> P
                 "the topic was made anew, and its records cannot stand where the archive has others"
             )
     new = tuple(record for record in prepared.batch.records if _place(record) not in applied)
-    return prepare(Batch(new, prepared.batch.ranges))
+    return await prepare(Batch(new, prepared.batch.ranges), prepared.reader)
 
 
 Place = tuple[str, int, int]

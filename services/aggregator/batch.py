@@ -1,78 +1,79 @@
-"""Prepare a batch: everything that needs no transaction. Pure.
+"""Prepare a batch: everything that needs no transaction. No I/O.
 
-Decoding, hashing and compressing are done once, however often the transaction has to be tried again.
+Reading, hashing and compressing are done once, however often the transaction has to be tried again; only when the
+catalogue has changed meanwhile are the records read again.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
-from typing import Any
 
-import msgspec
-
-from shared.contracts.messages.event import StampedEvent, decode_event
 from shared.domain.errors import Rejected
-from shared.domain.identity import read_data
 from shared.kafka.dead_letter import Reject
 from shared.kafka.records import Batch, Record
-from shared.usage.segment import Segment, pack
+from shared.usage.event import EventReader, UsageEvent
+from shared.usage.segment import Segment, extent, pack
+
+SLICE = 500  # records read before other tasks have their turn: about 2 ms
 
 
-class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """One record that is an event; whether it counts is decided under the epoch lock. `index` is its place."""
-
-    index: int
-    record: Record
-    event: StampedEvent
-    data: Any
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PreparedBatch:
-    """`segments` pairs each segment with the index of its first record in the batch."""
+    """A batch as `reader` read it.
+
+    `events` and `places` run alike: an event, and which record of the batch it is; the others were `rejected`.
+    `segments` pairs each with the index of its first record.
+    """
 
     batch: Batch
-    decoded: tuple[Decoded, ...]
-    malformed: tuple[Reject, ...]
-    segments: tuple[tuple[int, Segment], ...]
+    reader: EventReader
+    events: Sequence[UsageEvent]
+    places: Sequence[int]
+    rejected: Sequence[Reject]
+    segments: Sequence[tuple[int, Segment]]
 
 
-def prepare(batch: Batch) -> PreparedBatch:
-    """Decode, split off what is no event at all, compress."""
-    decoded: list[Decoded] = []
-    malformed: list[Reject] = []
-    times: list[datetime | None] = []
+async def prepare(batch: Batch, reader: EventReader, segments: Sequence[tuple[int, Segment]] = ()) -> PreparedBatch:
+    """Read every record and compress them all; `segments` if that was done before. Other tasks have their turns."""
+    events: list[UsageEvent] = []
+    places: list[int] = []
+    rejected: list[Reject] = []
+    times: list[datetime | None] = [None] * len(batch.records)
+    read = reader.read
     for index, record in enumerate(batch.records):
+        if index % SLICE == 0:
+            await asyncio.sleep(0)
         try:
-            one = _decode(index, record)
+            event = read(record.value)
         except Rejected as error:
-            malformed.append(Reject(record, error))
-            times.append(None)
-        else:
-            decoded.append(one)
-            times.append(one.event.time)
-    return PreparedBatch(batch, tuple(decoded), tuple(malformed), tuple(_segments(batch.records, times)))
+            rejected.append(Reject(record, error))
+            continue
+        events.append(event)
+        places.append(index)
+        times[index] = event.time
+    packed = _timed(segments, times) if segments else await _segments(batch.records, times)
+    return PreparedBatch(batch, reader, events, places, rejected, packed)
 
 
-def _decode(index: int, record: Record) -> Decoded:
-    if record.value is None:
-        raise Rejected("malformed", "the record has no value")
-    try:
-        event = decode_event(record.value)
-        return Decoded(index, record, event, read_data(bytes(event.data)))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Rejected("malformed", f"not a stamped event: {error}") from None
+def _timed(segments: Sequence[tuple[int, Segment]], times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
+    found = []
+    for first, segment in segments:
+        earliest, latest = extent(times[first : first + segment.record_count])
+        found.append((first, replace(segment, earliest=earliest, latest=latest)))
+    return found
 
 
-def _segments(records: Sequence[Record], times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
+async def _segments(records: Sequence[Record], times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
     """One for each partition, and for each run of offsets in it."""
     found = []
     first = 0
     places = enumerate(records)
     for _, group in groupby(places, key=lambda place: (place[1].topic, place[1].partition, place[1].offset - place[0])):
+        await asyncio.sleep(0)
         size = len(list(group))
         found.append((first, pack(records[first : first + size], times[first : first + size])))
         first += size

@@ -13,9 +13,8 @@ primary key in 2. Closed generations do not change, so between 1 and 2 nothing c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from services.aggregator.generations.bloom import words
 from services.aggregator.generations.filters import Filters
@@ -26,39 +25,53 @@ from shared.postgres.pool import Connection
 from shared.usage.segment import Disposition
 
 
-class Claim(msgspec.Struct, frozen=True, gc=False):
-    """One event of the batch that wants to count. `index` is its record's place in the batch."""
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Events that want to count, in log order, column by column; a claim is named by its place."""
 
-    index: int
-    key: bytes
-    fingerprint: int
-    partition: int
-    offset: int
+    keys: Sequence[bytes]
+    fingerprints: Sequence[int]
+    partitions: Sequence[int]
+    offsets: Sequence[int]
 
 
 async def claim_identities(
-    connection: Connection, claims: Sequence[Claim], generations: Sequence[Generation], filters: Filters
+    connection: Connection, claims: Claims, generations: Sequence[Generation], filters: Filters
 ) -> dict[int, Disposition]:
-    """Insert what is new into the open generation; DUPLICATE or CONFLICT for each index that is not fresh.
+    """Insert what is new into the open generation; DUPLICATE or CONFLICT for the place of each claim that is not fresh.
 
-    `claims` in log order; `generations`: all of this epoch, the open one last. Rows are locked in order of key.
+    `generations`: all of this epoch, the open one last. Rows are locked in order of key.
     """
-    first: dict[bytes, Claim] = {}
-    repeated = [claim for claim in claims if first.setdefault(claim.key, claim) is not claim]
+    if not claims.keys:
+        return {}
+    first = _first_of_each(claims.keys)
     keys = sorted(first)
     *closed, opened = generations
     standing = await _closed(connection, keys, closed, filters)
-    seen = await _insert(connection, opened.id, [first[key] for key in keys if key not in standing])
+    places = [first[key] for key in keys if key not in standing] if standing else [first[key] for key in keys]
+    seen = await _insert(connection, opened.id, claims, places)
     standing |= await _fingerprints(connection, [opened.id] * len(seen), seen)
     assert standing.keys() >= set(seen), "what could not be inserted is there"
     found = {}
-    for claim in (*repeated, *(first[key] for key in standing)):
-        fingerprint = standing.get(claim.key)
+    for place in (*_repeated(claims.keys, first), *(first[key] for key in standing)):
+        key = claims.keys[place]
+        fingerprint = standing.get(key)
         if fingerprint is None:  # repeated within the batch: its first was inserted just now
-            fingerprint = first[claim.key].fingerprint
-        same = fingerprint == claim.fingerprint
-        found[claim.index] = Disposition.DUPLICATE if same else Disposition.CONFLICT
+            fingerprint = claims.fingerprints[first[key]]
+        same = fingerprint == claims.fingerprints[place]
+        found[place] = Disposition.DUPLICATE if same else Disposition.CONFLICT
     return found
+
+
+def _first_of_each(keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Key -> the first place it has."""
+    places = range(len(keys))
+    return dict(zip(reversed(keys), reversed(places), strict=True))
+
+
+def _repeated(keys: Sequence[bytes], first: Mapping[bytes, int]) -> list[int]:
+    """Places that are not the first of their key."""
+    return [] if len(first) == len(keys) else [place for place, key in enumerate(keys) if first[key] != place]
 
 
 async def _closed(
@@ -90,7 +103,7 @@ def _probes(keys: Sequence[bytes], closed: Sequence[Generation], filters: Filter
     return ids, probed
 
 
-async def _insert(connection: Connection, generation: int, claims: Sequence[Claim]) -> list[bytes]:
+async def _insert(connection: Connection, generation: int, claims: Claims, places: Sequence[int]) -> list[bytes]:
     """Keys that were there already."""
     rows = await (
         await connection.execute(
@@ -107,10 +120,10 @@ async def _insert(connection: Connection, generation: int, claims: Sequence[Clai
             SELECT key FROM claim WHERE NOT EXISTS (SELECT FROM inserted WHERE inserted.key = claim.key)
             """,
             (
-                UuidArray([claim.key for claim in claims]),
-                Int8Array([claim.fingerprint for claim in claims]),
-                Int4Array([claim.partition for claim in claims]),
-                Int8Array([claim.offset for claim in claims]),
+                UuidArray([claims.keys[place] for place in places]),
+                Int8Array([claims.fingerprints[place] for place in places]),
+                Int4Array([claims.partitions[place] for place in places]),
+                Int8Array([claims.offsets[place] for place in places]),
                 generation,
             ),
             binary=True,

@@ -7,6 +7,7 @@ without what Khata stamped: same identity and fingerprint = duplicate, other fin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Context, Decimal, localcontext
 from hashlib import blake2b
 from struct import Struct
@@ -16,26 +17,40 @@ import msgspec
 
 _MASK32 = 0xFFFF_FFFF
 _length = Struct(">I").pack
+_signed = Struct(">q").unpack
 _EXACT = Context(prec=120, Emin=-(10**17), Emax=10**17)  # more digits than any number may have
 # Far below the interpreter's own limit, which depends on how deep the caller stands: what one process can
 # read, every other one can read, encode and hash.
 MAX_DEPTH = 64
 
 
+def identity_of(project: str, live: bool, source: str) -> Callable[[str], bytes]:
+    """`identity_key` of many ids of one source: what they begin with is hashed once."""
+    of_project, of_source = project.encode(), source.encode()
+    begun = blake2b(
+        b"%b%b\0\0\0\4%b%b%b"
+        % (_length(len(of_project)), of_project, b"live" if live else b"test", _length(len(of_source)), of_source),
+        digest_size=16,
+    )
+
+    def key(id: str) -> bytes:
+        of_id = id.encode()
+        hashed = begun.copy()
+        hashed.update(_length(len(of_id)) + of_id)
+        return hashed.digest()
+
+    return key
+
+
 def identity_key(project: str, live: bool, source: str, id: str) -> bytes:
     """16-byte digest. Parts are length-prefixed, so that ("a", "bc") never meets ("ab", "c")."""
-    of_project, of_source, of_id = project.encode(), source.encode(), id.encode()
-    framed = b"%b%b\0\0\0\4%b%b%b%b%b" % (
-        *(_length(len(of_project)), of_project, b"live" if live else b"test"),
-        *(_length(len(of_source)), of_source, _length(len(of_id)), of_id),
-    )
-    return blake2b(framed, digest_size=16).digest()
+    return identity_of(project, live, source)(id)
 
 
 MAX_NUMBER_CHARACTERS = 100
 
 
-def _number(text: str) -> int | Decimal:
+def exact_number(text: str) -> int | Decimal:
     """A JSON number with a point or exponent, in one spelling: 1.50, 1.5 and 15e-1 are the same quantity.
 
     Raises ValueError for more than 100 characters: no quantity needs them, and each would cost all readers.
@@ -54,7 +69,7 @@ def _number(text: str) -> int | Decimal:
     return int(value) if 0 <= exponent <= 40 else value
 
 
-_decode = msgspec.json.Decoder(float_hook=_number).decode
+_decode = msgspec.json.Decoder(float_hook=exact_number).decode
 _encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
 
 
@@ -64,10 +79,15 @@ def read_data(data: bytes) -> Any:
     Raises msgspec.DecodeError, also for more than 64 levels; UnicodeError and RecursionError for worse.
     """
     found = _decode(data)
-    # Counting brackets is cheap and can only say too many (those inside texts): then look closely.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(found) > MAX_DEPTH:
-        raise msgspec.DecodeError(f"nested more than {MAX_DEPTH} levels deep")
+    check_depth(found, data)
     return found
+
+
+def check_depth(data: Any, encoded: bytes) -> None:
+    """Raises msgspec.DecodeError for more than 64 levels; `encoded` is the JSON of `data`."""
+    # Counting brackets is cheap and can only say too many (those inside texts): then look closely.
+    if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise msgspec.DecodeError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _depth(data: Any) -> int:
@@ -83,17 +103,27 @@ def canonical(data: Any) -> bytes:
     return _encode(data)
 
 
+def fingerprint_of(type: str) -> Callable[[str, bytes], int]:
+    """`payload_fingerprint` of many events of one type, from the subject and the canonical data."""
+    of_type = type.encode()
+    begun = blake2b(_length(len(of_type)) + of_type, digest_size=8)
+
+    def fingerprint(subject: str, said: bytes) -> int:
+        of_subject = subject.encode()
+        hashed = begun.copy()
+        hashed.update(_length(len(of_subject)) + of_subject + _length(len(said)) + said)
+        number: int = _signed(hashed.digest())[0]
+        return number
+
+    return fingerprint
+
+
 def payload_fingerprint(type: str, subject: str, data: Any) -> int:
     """Signed 64-bit fingerprint of (type, subject, data), `data` as `read_data` gives it.
 
     The order of keys, spaces and the spelling of a number do not matter.
     """
-    of_type, of_subject, said = type.encode(), subject.encode(), _encode(data)
-    framed = b"%b%b%b%b%b%b" % (
-        *(_length(len(of_type)), of_type, _length(len(of_subject)), of_subject),
-        *(_length(len(said)), said),
-    )
-    return int.from_bytes(blake2b(framed, digest_size=8).digest(), "big", signed=True)
+    return fingerprint_of(type)(subject, canonical(data))
 
 
 class Fingerprint(NamedTuple):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
+
+import msgspec
 
 from shared.domain.errors import Rejected
 from shared.domain.filter import MISSING, Filter, at
@@ -21,6 +23,7 @@ from shared.domain.identity import canonical
 
 Aggregation = Literal["count", "sum", "min", "max", "avg", "latest", "unique_count", "weighted_sum"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+VALUELESS = frozenset(("count", "unique_count"))  # they add no numbers up
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 ZERO, ONE = Decimal(0), Decimal(1)
@@ -29,12 +32,12 @@ MAX_DIGITS = 38
 MAX_SCALE = 18
 MAX_WHOLE_DIGITS = 20
 MAX_DIMENSION_CHARACTERS = 256
-_BOUND = 10**MAX_WHOLE_DIGITS
+_LEAST, _MOST = -(2**63), 2**63  # far within MAX_WHOLE_DIGITS
 # What Decimal would take besides ("1_000", digits of other scripts, "Infinity") is a slip of the sender.
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What one event says to one meter.
 
     `dimensions`: canonical JSON of the group-by values, "" without any. `distinct`: 16-byte digest of what
@@ -76,17 +79,15 @@ class Meter:
         if self.filters and not all(one.passes(data) for one in self.filters):
             return None
         dimensions = self._dimensions(data) if self.group_by else ""
-        match self.aggregation:
-            case "count":
-                return Reading(self, ONE, dimensions)
-            case "unique_count":
-                return Reading(self, ONE, dimensions, self._distinct(data))
-            case _:
-                return Reading(self, self.value(data), dimensions)
+        if self.aggregation in VALUELESS:
+            return Reading(self, ONE, dimensions, self._distinct(data) if self.aggregation == "unique_count" else b"")
+        return Reading(self, self.value(data), dimensions)
 
     def value(self, data: Any) -> Decimal:
         """The number at `value_path`, clamped. Raises Rejected (`bad_value`)."""
-        number = _exact(self._found(data), self)
+        found = self._found(data)
+        # A whole number that is not too large, nearly always.
+        number = Decimal(found) if type(found) is int and _LEAST < found < _MOST else _exact(found, self)
         if self.clamp_min is not None and number < self.clamp_min:
             return self.clamp_min
         if self.clamp_max is not None and number > self.clamp_max:
@@ -136,8 +137,6 @@ class Meter:
 
 
 def _exact(value: Any, meter: Meter) -> Decimal:
-    if type(value) is int and -_BOUND < value < _BOUND:  # nearly always
-        return Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
         raise _bad_value(meter, f", not {type(value).__name__}")
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
@@ -193,11 +192,16 @@ class MeterIndex:
 
     def readings(self, event_type: str, hour: datetime, data: Any) -> tuple[Reading, ...]:
         """What an event of this hour says to every meter that counts it. Raises Rejected (also `bad_value`)."""
-        found = []
-        for meter in self.of_type(event_type):
-            if meter.counts_at(hour) and (reading := meter.reading(data)) is not None:
-                found.append(reading)
-        return tuple(found)
+        return readings(self.of_type(event_type), hour, data)
+
+
+def readings(meters: Sequence[Meter], hour: datetime, data: Any) -> tuple[Reading, ...]:
+    """What `data` of this hour says to those of `meters` that count it. Raises Rejected (`bad_value`)."""
+    found = []
+    for meter in meters:
+        if meter.counts_at(hour) and (reading := meter.reading(data)) is not None:
+            found.append(reading)
+    return tuple(found)
 
 
 def _with_ends(versions: list[Meter]) -> list[Meter]:

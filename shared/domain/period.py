@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from shared.domain.errors import Rejected, Usage
@@ -125,6 +125,40 @@ def _hour_start(instant: datetime, zone: ZoneInfo) -> datetime:
     if start.astimezone(zone).utcoffset() == offset:
         return start
     return _first(start, instant, lambda moment: moment.astimezone(zone).utcoffset() == offset)
+
+
+class LocalHour(NamedTuple):
+    """A local hour: the UTC instant at which it starts, and the month it belongs to."""
+
+    start: datetime
+    month: Month
+
+
+class LocalHours:
+    """Local hours of one zone, kept by minute: looked up for every event. Not for several threads."""
+
+    MOST = 16_384
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._of_minute: dict[int, LocalHour] = {}
+
+    def of(self, instant: datetime) -> LocalHour:
+        """The hour that contains the instant. Raises ValueError (naive), OverflowError (outside the calendar)."""
+        if instant.tzinfo is None:
+            raise ValueError(f"{instant.isoformat()} has no time zone")
+        minute = int(instant.timestamp()) // 60
+        found = self._of_minute.get(minute)
+        return found or self._find(minute, instant)
+
+    def _find(self, minute: int, instant: datetime) -> LocalHour:
+        start = local_hour_start(instant, self._zone)
+        found = LocalHour(start, Month.of(start, self._zone))  # months begin with local hours
+        if instant >= _WHOLE_MINUTES_SINCE:
+            if len(self._of_minute) >= self.MOST:
+                self._of_minute.clear()
+            self._of_minute[minute] = found
+        return found
 
 
 Window = Literal["hour", "day", "month", "period"]

@@ -5,9 +5,10 @@
     3  read; drop what is not ours or below our position; a record above it means place again (and LogMoved when
        it stays). After ANY error of a read all partitions are placed again: aiokafka moves the positions of the
        partitions it had drained before the one that failed, and drops their records
+       A handler that can prepare has the next batch read and prepared while this one is applied
     4  `handler.apply` makes the effect durable together with the offsets
                                           Retryable: pause, back off, the same batch again; never a dead letter
-                                          Fenced: another owner was faster: place again
+                                          Fenced: another owner was faster: drop what was read ahead, place again
     5  commit the position to Kafka: a hint for lag tools, never ahead of the store
                                           crash before 5: Kafka lags, the store decides
 Revocation waits for the batch in flight (one lock), never for `getmany`. Callback errors are swallowed by
@@ -21,7 +22,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -65,13 +66,29 @@ class Handler(Protocol):
         """Make the whole batch's effect durable, its offsets with it. Raises Retryable, Fenced or Fatal."""
 
 
+@runtime_checkable
+class Preparing(Handler, Protocol):
+    """A handler with work that needs no transaction."""
+
+    async def prepare(self, batch: Batch) -> None:
+        """Called once before `apply` of the same batch, while an earlier one is applied. Raises Retryable or Fatal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one batch may hold, and how long to wait for it."""
+    """How much one batch may hold, and how long to wait for it.
+
+    `max_bytes` of keys and values may be passed by one piece of reading (500 records). In memory are at most the batch
+    that is applied, the one that is prepared, and what one fetch brings: `max_bytes` more, compressed.
+    """
 
     max_records: int = 5_000
     wait_ms: int = 200
+    max_bytes: int = 16 * 1024 * 1024
     partition_fetch_bytes: int = 4 * 1024 * 1024
+
+
+PIECE = 500
 
 
 class ConsumerLoop:
@@ -99,7 +116,8 @@ class ConsumerLoop:
         self._commit_positions, self._takes_damaged = commit_positions, takes_damaged
         self._instance = f"{group}.{instance}"
         self._isolation = isolation
-        self._positions: dict[Partition, int] = {}
+        self._positions: dict[Partition, int] = {}  # what is read next
+        self._ahead: asyncio.Task[_Read] | None = None
         self._verify: dict[Partition, Start] = {}
         self._gaps: dict[Partition, int] = {}
         self._unplaced: set[Partition] = set()
@@ -129,6 +147,7 @@ class ConsumerLoop:
             heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            fetch_max_bytes=self._limits.max_bytes,
             max_partition_fetch_bytes=self._limits.partition_fetch_bytes,
             fetch_max_wait_ms=self._limits.wait_ms,
             partition_assignment_strategy=[StickyPartitionAssignor],
@@ -144,13 +163,18 @@ class ConsumerLoop:
                 names.LOOP_SEEN.labels(self._group).set(time.time())
                 await self._turn(consumer, stop)
         finally:
+            await self._drop_ahead()
             await consumer.stop()
 
     async def _turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
-            if self._unplaced:
-                await self._place(consumer)
-            fetched = await consumer.getmany(timeout_ms=self._limits.wait_ms, max_records=self._limits.max_records)
+            if self._ahead is not None:
+                read = await self._ahead
+                self._ahead = None
+            else:
+                if self._unplaced:
+                    await self._place(consumer)
+                read = await self._read(consumer)
         except NoOffsetForPartitionError:
             self._forget(set(self._positions))  # fetched before we had placed it
             return
@@ -168,11 +192,48 @@ class ConsumerLoop:
             places = {f"{p.topic}[{p.partition}]": at for p, at in sorted(self._positions.items())}
             raise Fatal(f"{self._group}: a record at or after {places} cannot be decoded: {error}") from error
         self._failing_since = None
+        if read.batch.records:
+            if isinstance(self._handler, Preparing) and not self._unplaced:
+                self._ahead = asyncio.create_task(self._read(consumer))
+            if not await self._apply(consumer, read, stop):
+                await self._drop_ahead()
+                self._forget(set(self._positions))
+                return
+        await self._commit(consumer, read.batch)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> _Read:
+        """Step 3, and what can be prepared of it."""
         generation = self._generation
-        batch = self._batch_of({partition: [Record.of(r) for r in records] for partition, records in fetched.items()})
-        if batch.records and not await self._apply(consumer, batch, generation, stop):
-            return
-        await self._commit(consumer, batch)
+        batch = self._batch_of(await self._fetch(consumer))
+        if batch.records and isinstance(self._handler, Preparing):
+            await self._handler.prepare(batch)
+        return _Read(batch, generation)
+
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> Mapping[Partition, Sequence[Record]]:
+        """What is there within the limits, in pieces: how large the next records are is not known before."""
+        fetched: dict[Partition, list[Record]] = {}
+        records, size, wait_ms = 0, 0, self._limits.wait_ms
+        while records < self._limits.max_records and size < self._limits.max_bytes:
+            most = min(PIECE, self._limits.max_records - records)
+            piece = await consumer.getmany(timeout_ms=wait_ms, max_records=most)
+            if not piece:
+                break
+            wait_ms = 0
+            for partition, found in piece.items():
+                made = [Record.of(record) for record in found]
+                fetched.setdefault(partition, []).extend(made)
+                records += len(made)
+                size += sum([len(record.value or b"") + len(record.key or b"") for record in made])
+        return fetched
+
+    async def _drop_ahead(self) -> None:
+        """What was read ahead is not wanted any more; whatever went wrong there is met again by the next read."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.wait([self._ahead])
+            if not self._ahead.cancelled():
+                self._ahead.exception()
+            self._ahead = None
 
     async def _rescue(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
         """Read otherwise the stretch that aiokafka refuses, and apply it; False when no record of it is damaged.
@@ -192,7 +253,7 @@ class ConsumerLoop:
             if not fetched:
                 return False
             batch = self._batch_of(fetched)
-            if await self._apply(consumer, batch, generation, stop):
+            if await self._apply(consumer, _Read(batch, generation), stop):
                 await self._commit_offsets(consumer, {Partition(r.topic, r.partition): r.end for r in batch.ranges})
         except Retryable as error:
             self._give_up_if_it_stays(error)
@@ -249,7 +310,7 @@ class ConsumerLoop:
                 continue
             if mine:
                 records += mine
-                end = mine[-1].offset + 1
+                end = self._positions[partition] = mine[-1].offset + 1
                 ranges.append(OffsetRange(partition.topic, partition.partition, position, end, mine[-1]))
         return Batch(tuple(records), tuple(ranges))
 
@@ -284,20 +345,19 @@ class ConsumerLoop:
             )
         return records[1:]
 
-    async def _apply(self, consumer: AIOKafkaConsumer, batch: Batch, generation: int, stop: asyncio.Event) -> bool:
+    async def _apply(self, consumer: AIOKafkaConsumer, read: _Read, stop: asyncio.Event) -> bool:
         """Step 4; False when the batch was dropped (fenced, assigned away, or stopping while the store is away)."""
         failures = 0
         while True:
             async with self._busy:
-                if generation != self._generation:
+                if read.generation != self._generation:
                     return False
                 began = time.perf_counter()
                 try:
-                    await self._handler.apply(batch)
+                    await self._handler.apply(read.batch)
                 except Fenced as error:
                     log.warning("consumer.fenced", group=self._group, error=str(error))
                     names.BATCHES.labels(self._group, "fenced").inc()
-                    self._forget(set(self._positions))
                     return False
                 except Retryable as error:
                     failures += 1
@@ -306,8 +366,6 @@ class ConsumerLoop:
                 else:
                     names.BATCH_SECONDS.labels(self._group).observe(time.perf_counter() - began)
                     names.BATCHES.labels(self._group, "applied").inc()
-                    for moved in batch.ranges:
-                        self._positions[Partition(moved.topic, moved.partition)] = moved.end
                     return True
             if stop.is_set():
                 return False  # nothing of it is durable; the next start reads it again
@@ -315,6 +373,8 @@ class ConsumerLoop:
 
     async def _wait(self, consumer: AIOKafkaConsumer, seconds: float) -> None:
         """Pause and go on polling, so that the group does not take us for dead."""
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])  # two reads at once would share the records out
         paused = tuple(self._positions)
         try:
             consumer.pause(*paused)
@@ -377,6 +437,14 @@ class ConsumerLoop:
             self._positions.clear()
             self._verify.clear()
             self._unplaced.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """`generation`: the assignment under which it was read."""
+
+    batch: Batch
+    generation: int
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -1,21 +1,19 @@
-"""A usage event that has been decoded and checked, ready to be folded."""
+"""A usage event that has been read and checked, ready to be folded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.contracts.messages.event import StampedEvent, decode_event
+from shared.contracts.messages.event import EventContent, decode_content
 from shared.domain.errors import Rejected
-from shared.domain.identity import identity_key, payload_fingerprint, read_data
-from shared.domain.meter import MeterIndex, Reading
-from shared.domain.period import Month, local_hour_start
+from shared.domain.identity import canonical, check_depth, fingerprint_of, identity_of
+from shared.domain.meter import Meter, MeterIndex, Reading, readings
+from shared.domain.period import LocalHour, LocalHours, Month
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,67 +32,122 @@ class Metering:
     meters: MeterIndex
 
 
-class UsageEvent(msgspec.Struct, frozen=True, gc=False):
-    """`hour` is the UTC instant at which the event's local hour starts; `readings` has one entry per meter fed.
-
-    Without readings no meter counts it: its type was accepted for one that will come, or filters leave it out.
-    """
+class Stream(msgspec.Struct, frozen=True):
+    """What the events of one project, mode, source and type have in common; worked out once."""
 
     organisation_id: str
     project_id: str
     live: bool
+    hours: LocalHours
+    meters: tuple[Meter, ...] | None  # None: no meter knows the type
+    key: Callable[[str], bytes]
+    fingerprint: Callable[[str, bytes], int]
+
+
+class UsageEvent(msgspec.Struct, frozen=True, gc=False):
+    """`readings` has one entry per meter fed.
+
+    Without readings no meter counts it: its type was accepted for one that will come, or filters leave it out.
+    """
+
+    stream: Stream
     subject: str
     time: datetime
-    hour: datetime
-    month: Month
+    local_hour: LocalHour
     key: bytes
     fingerprint: int
     readings: tuple[Reading, ...]
     id: str
 
+    @property
+    def organisation_id(self) -> str:
+        return self.stream.organisation_id
 
-@lru_cache(maxsize=16_384)
-def _month_of_hour(hour: datetime, zone: ZoneInfo) -> Month:
-    """Months begin with local hours."""
-    return Month.of(hour, zone)
+    @property
+    def project_id(self) -> str:
+        return self.stream.project_id
+
+    @property
+    def live(self) -> bool:
+        return self.stream.live
+
+    @property
+    def hour(self) -> datetime:
+        """The UTC instant at which the event's local hour starts."""
+        return self.local_hour.start
+
+    @property
+    def month(self) -> Month:
+        return self.local_hour.month
+
+
+class EventReader:
+    """Reads records of `usage.events.v1` under one catalogue. Not for several threads."""
+
+    MOST_STREAMS = 16_384  # a source may be a device
+
+    def __init__(self, metering: Metering) -> None:
+        self.metering = metering
+        self._streams: dict[tuple[str, bool, str, str], Stream] = {}
+        self._hours: dict[ZoneInfo, LocalHours] = {}
+
+    def read(self, value: bytes | None) -> UsageEvent:
+        """Decode one record and check it. Raises Rejected: `malformed` and those of `check`."""
+        if value is None:
+            raise Rejected("malformed", "the record has no value")
+        try:
+            content = decode_content(value)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise Rejected("malformed", f"not a stamped event: {error}") from None
+        return self.check(content)
+
+    def check(self, content: EventContent) -> UsageEvent:
+        """What the event means under this catalogue.
+
+        Raises Rejected: `malformed`, `unknown_project`, `unknown_event_type`, `bad_value`.
+        """
+        data, subject, time = content.data, content.subject, content.time
+        stream = self._streams.get((content.project, content.live, content.source, content.type))
+        if stream is None:
+            stream = self._stream(content)
+        try:
+            said = canonical(data)
+            check_depth(data, said)
+            hour = stream.hours.of(time)
+        except OverflowError:
+            raise Rejected("malformed", "time is outside the calendar") from None
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise Rejected("malformed", f"not a stamped event: {error}") from None
+        if "\0" in subject:
+            raise Rejected("malformed", "not a stamped event: a NUL in its subject")
+        if stream.meters is not None:
+            found = readings(stream.meters, hour.start, data)
+        elif content.unmetered:
+            # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
+            found = ()
+        else:
+            raise Rejected("unknown_event_type", f"no meter counts events of type {content.type!r}")
+        key, fingerprint = stream.key(content.id), stream.fingerprint(subject, said)
+        return UsageEvent(stream, subject, time, hour, key, fingerprint, found, content.id)
+
+    def _stream(self, content: EventContent) -> Stream:
+        owner = self.metering.owners.get(content.project)
+        if owner is None:
+            raise Rejected("unknown_project", f"there is no project {content.project!r}")
+        if len(self._streams) >= self.MOST_STREAMS:
+            self._streams.clear()
+        stream = self._streams[content.project, content.live, content.source, content.type] = Stream(
+            owner.organisation_id,
+            content.project,
+            content.live,
+            self._hours.setdefault(owner.zone, LocalHours(owner.zone)),
+            self.metering.meters.by_type.get(content.type),
+            identity_of(content.project, content.live, content.source),
+            fingerprint_of(content.type),
+        )
+        return stream
 
 
 def read_event(value: bytes | None, metering: Metering) -> UsageEvent:
-    """Decode one record of `usage.events.v1` and check it against the catalogue.
-
-    Raises Rejected: `malformed`, `unknown_project`, `unknown_event_type`, `bad_value`.
-    """
-    if value is None:
-        raise Rejected("malformed", "the record has no value")
-    try:
-        stamped = decode_event(value)
-        data = read_data(bytes(stamped.data))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Rejected("malformed", f"not a stamped event: {error}") from None
-    return check_event(stamped, data, metering)
-
-
-def check_event(stamped: StampedEvent, data: Any, metering: Metering) -> UsageEvent:
-    """What the event means under this catalogue; `data` as `read_data` gives it. Raises Rejected."""
-    owner = metering.owners.get(stamped.project)
-    if owner is None:
-        raise Rejected("unknown_project", f"there is no project {stamped.project!r}")
-    # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
-    unmetered = stamped.unmetered and stamped.type not in metering.meters.by_type
-    try:
-        hour = local_hour_start(stamped.time, owner.zone)
-    except OverflowError:
-        raise Rejected("malformed", "time is outside the calendar") from None
-    return UsageEvent(
-        organisation_id=owner.organisation_id,
-        project_id=stamped.project,
-        live=stamped.live,
-        subject=stamped.subject,
-        time=stamped.time,
-        hour=hour,
-        month=_month_of_hour(hour, owner.zone),
-        key=identity_key(stamped.project, stamped.live, stamped.source, stamped.id),
-        fingerprint=payload_fingerprint(stamped.type, stamped.subject, data),
-        readings=() if unmetered else metering.meters.readings(stamped.type, hour, data),
-        id=stamped.id,
-    )
+    """One record alone; see `EventReader.read`."""
+    return EventReader(metering).read(value)

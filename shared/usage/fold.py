@@ -32,11 +32,18 @@ def fold(events: Iterable[UsageEvent]) -> dict[WindowKey, Parts]:
     deltas: dict[tuple[Any, ...], Parts] = {}
     with localcontext(SUMS):
         for event in events:
+            stream, hour = event.stream, event.local_hour.start
             for reading in event.readings:
                 meter = reading.meter
-                key = (
-                    *(event.organisation_id, event.project_id, event.live, event.subject),
-                    *(meter.id, meter.version, reading.dimensions, event.hour),
+                key = (  # written out: this runs for every event
+                    stream.organisation_id,
+                    stream.project_id,
+                    stream.live,
+                    event.subject,
+                    meter.id,
+                    meter.version,
+                    reading.dimensions,
+                    hour,
                 )
                 parts = deltas.get(key)
                 if parts is None:

@@ -37,7 +37,7 @@ class Disposition(StrEnum):
 class Segment:
     """One block of usage.segment; its dispositions are known only inside the transaction.
 
-    `earliest` and `latest` are event times, None when nothing could be decoded.
+    `earliest` and `latest` are times of events, None when every record was rejected.
     """
 
     topic: str
@@ -61,18 +61,24 @@ def pack(records: Sequence[Record], times: Sequence[datetime | None]) -> Segment
     assert records and len(records) == len(times)
     rows = [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records]
     plain = _encode(rows)
-    known = [time for time in times if time is not None]
+    earliest, latest = extent(times)
     return Segment(
         topic=records[0].topic,
         partition=records[0].partition,
         first_offset=records[0].offset,
         last_offset=records[-1].offset,
         record_count=len(records),
-        earliest=min(known, default=None),
-        latest=max(known, default=None),
+        earliest=earliest,
+        latest=latest,
         payload=bytes(cramjam.zstd.compress(plain, level=ZSTD_LEVEL)),
         sha256=hashlib.sha256(plain).digest(),
     )
+
+
+def extent(times: Sequence[datetime | None]) -> tuple[datetime | None, datetime | None]:
+    """The earliest and the latest of those that are known."""
+    known = [time for time in times if time is not None]
+    return min(known, default=None), max(known, default=None)
 
 
 def checksum(rows: Sequence[tuple[int, int, bytes | None, bytes | None, object]]) -> bytes:

@@ -14,12 +14,11 @@ from datetime import datetime
 from decimal import Decimal, localcontext
 from zoneinfo import ZoneInfo
 
-from shared.contracts.messages.event import StampedEvent
+from shared.contracts.messages.event import StampedEvent, encode_event
 from shared.domain.errors import Rejected
-from shared.domain.identity import read_data
 from shared.domain.meter import ZERO, Meter, MeterIndex
 from shared.domain.period import Window, split
-from shared.usage.event import Metering, Owner, UsageEvent, check_event
+from shared.usage.event import EventReader, Metering, Owner, UsageEvent
 from shared.usage.fold import fold
 from shared.usage.parts import SUMS, Parts, Period, quantity
 
@@ -94,9 +93,10 @@ def simulate(
 
 def _check(events: Sequence[StampedEvent], metering: Metering) -> tuple[list[UsageEvent], list[Refused]]:
     checked, rejected = [], []
+    reader = EventReader(metering)
     for index, event in enumerate(events):
         try:
-            checked.append(check_event(event, read_data(bytes(event.data)), metering))
+            checked.append(reader.read(encode_event(event)))
         except Rejected as error:
             rejected.append(Refused(index, error.code, error.message))
     return checked, rejected

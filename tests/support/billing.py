@@ -155,7 +155,7 @@ async def billing(
     await aggregating.open()
     try:
         deps = Deps(parts.kafka, database, "test", lambda: AFTER, always(AFTER), wait_s)
-        aggregator = Aggregator(aggregating, producer, parts.kafka.names.group("aggregator"))
+        aggregator = Aggregator(aggregating, parts.kafka.names.group("aggregator"))
         world = World(parts, database, deps, producer, aggregator)
         await world.prices(prices, SELLER)
         yield world

@@ -70,6 +70,7 @@ class Counting:
 
     database: Database
     aggregator: Aggregator
+    producer: Producer
     ends: dict[int, int] = field(default_factory=dict)
 
     async def apply(self, *values: bytes | None, partition: int = 0) -> Batch:
@@ -120,12 +121,12 @@ async def opened(database_url: str, role: Role) -> AsyncIterator[Database]:
 async def counting(
     database_url: str, kafka: KafkaSettings = NOWHERE, group: str = "khata.aggregator"
 ) -> AsyncIterator[Counting]:
-    """An aggregator on a database with the test catalogue; without `kafka` it can write no dead letter."""
+    """An aggregator on a database with the test catalogue; without `kafka` nothing can be sent from its outbox."""
     async with opened(database_url, "khata_catalogue") as database, database.transaction() as connection:
         await catalogue_rows(connection)
     producer = Producer(kafka, "test")
     async with opened(database_url, "khata_aggregator") as database:
-        yield Counting(database, Aggregator(database, producer, group))
+        yield Counting(database, Aggregator(database, group), producer)
         await producer.stop()
 
 

@@ -15,11 +15,10 @@ import msgspec
 
 from services.aggregator.reconcile.archive import SegmentRow, named
 from services.aggregator.reconcile.windows import LateKey, LateValue
-from shared.contracts.messages.event import decode_event
+from shared.contracts.messages.event import decode_content
 from shared.domain.errors import Rejected
-from shared.domain.identity import read_data
 from shared.kafka.records import Record
-from shared.usage.event import Metering, UsageEvent, check_event
+from shared.usage.event import EventReader, UsageEvent
 from shared.usage.segment import Disposition
 
 _COUNTED, _TEST = ord(Disposition.COUNTED.value), ord(Disposition.TEST.value)
@@ -33,7 +32,7 @@ AND_DUPLICATES = IN_WINDOWS | {_DUPLICATE}
 class Terms:
     """Under what a segment is read: the catalogue, and which hours and organisations are asked about."""
 
-    metering: Metering
+    reader: EventReader
     first_meters: Mapping[str, datetime]
     organisations: frozenset[str]
     start: datetime
@@ -65,11 +64,11 @@ def events_of(
 
 
 def _read(record: Record, letter: int, row: SegmentRow, terms: Terms) -> UsageEvent | None:
-    stamped = decode_event(record.value or b"")
-    made = terms.first_meters.get(stamped.type) if stamped.unmetered and letter == _TEST else None
+    content = decode_content(record.value or b"")
+    made = terms.first_meters.get(content.type) if content.unmetered and letter == _TEST else None
     if made is not None and made > row.stored_at:
         return None  # of a type that had no meter yet: it is in no window
-    return check_event(stamped, read_data(bytes(stamped.data)), terms.metering)
+    return terms.reader.check(content)
 
 
 def is_late(letter: int) -> bool:

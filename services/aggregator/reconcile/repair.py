@@ -29,6 +29,7 @@ from shared.domain.errors import DatabaseAway
 from shared.postgres import epoch
 from shared.postgres.pool import Connection, Database
 from shared.runtime.settings import KafkaSettings
+from shared.usage.event import EventReader
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
 from shared.usage.parts import Parts
@@ -121,7 +122,7 @@ async def _base(database: Database, topic: str, group: str, keys: list[WindowKey
     async with database.transaction() as connection:
         await store.snapshot(connection)
         terms = Terms(
-            await read_metering(connection),
+            EventReader(await read_metering(connection)),
             await store.first_meters(connection),
             frozenset(key.organisation_id for key in keys),
             min(key.hour for key in keys),

@@ -18,7 +18,7 @@ from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
 from services.aggregator.reconcile.windows import Difference, EventRef, LateKey, LateValue
 from shared.domain.period import Month
 from shared.postgres.pool import Connection, Database
-from shared.usage.event import UsageEvent
+from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
 from shared.usage.parts import Parts
@@ -78,7 +78,7 @@ async def compare_windows(
         async with database.transaction() as connection:
             await store.snapshot(connection)
             terms = Terms(
-                await read_metering(connection),
+                EventReader(await read_metering(connection)),
                 await store.first_meters(connection),
                 frozenset(mine),
                 first,
@@ -227,7 +227,7 @@ async def _explain(
 
 def is_sealed(key: WindowKey, terms: Terms, sealed: set[tuple[str, Month]]) -> bool:
     """Whether the window's month is; test windows are never billed, so never sealed."""
-    owner = terms.metering.owners.get(key.project_id)
+    owner = terms.reader.metering.owners.get(key.project_id)
     return key.live and owner is not None and (key.organisation_id, Month.of(key.hour, owner.zone)) in sealed
 
 

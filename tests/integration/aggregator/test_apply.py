@@ -14,7 +14,6 @@ from services.aggregator.apply import Aggregator
 from shared.contracts.topics import USAGE_EVENTS, dead_letter
 from shared.domain.errors import DatabaseAway, Fatal, Fenced
 from shared.domain.period import Month
-from shared.kafka.producer import Producer
 from shared.postgres import outbox
 from shared.postgres.pool import Connection
 from shared.usage.segment import Disposition
@@ -101,7 +100,7 @@ async def test_after_the_seal_an_event_is_an_adjustment_and_no_window_changes(da
 async def test_a_zombie_changes_nothing(database_url: str) -> None:
     async with counting(database_url) as count, opened(database_url, "khata_aggregator") as other:
         await count.apply(stamped("1"))
-        zombie = Aggregator(other, Producer(count.aggregator.producer._settings, "zombie"), count.aggregator.group)
+        zombie = Aggregator(other, count.aggregator.group)
         for stale in (
             batch((0, 0, [stamped("x"), stamped("y")])),
             batch((0, 3, [stamped("x")])),
@@ -139,14 +138,14 @@ async def test_an_event_whose_meter_is_gone_leaves_through_the_outbox_and_no_ide
         assert await count.dispositions() == "rcrrc"
 
 
-async def test_a_malformed_record_is_in_the_dead_letter_topic_before_its_offset_moves(parts: Parts) -> None:
+async def test_a_malformed_record_leaves_through_the_outbox_as_it_came(parts: Parts) -> None:
     topic = parts.kafka.names.topic(USAGE_EVENTS)
     wrong: list[bytes | None] = [b"{", None, b"\xff\x00", stamped("1", data=b'{"a":' * 70 + b"1" + b"}" * 70)]
     wrong.append(stamped("1").replace(b'"time":"2026-10-15T06:30:00Z"', b'"time":"0001-01-01T00:00:00+14:00"'))
     wrong.append(b"x" * 1_048_000)  # as large as the broker takes
     async with counting(parts.database_url, parts.kafka) as count:
         await count.aggregator.apply(batch((2, 40, [stamped("0"), *wrong]), topic=topic))
-        while await outbox.relay_once(count.database, topic + ".dlq", count.aggregator.producer.publish):
+        while await outbox.relay_once(count.database, topic + ".dlq", count.producer.publish):
             pass
         assert await count.dispositions(topic) == "crrrrrr"
         [segment] = await count.segments(topic)
@@ -174,12 +173,13 @@ async def test_a_malformed_record_is_in_the_dead_letter_topic_before_its_offset_
     }
 
 
-async def test_without_a_dead_letter_topic_to_write_to_nothing_moves(database_url: str) -> None:
+async def test_without_a_broker_dead_letters_wait_and_what_is_good_is_counted(database_url: str) -> None:
     async with counting(database_url) as count:
-        with pytest.raises(Exception, match="127.0.0.1:1"):
-            await count.apply(stamped("1"), b"{")
-        assert await count.rows("SELECT count(*) FROM messaging.consumer_offset") == [(0,)]
-        assert await count.windows() == {}
+        await count.apply(stamped("1"), b"{")
+        assert await count.dispositions() == "cr"
+        assert await count.rows("SELECT value, published_at FROM messaging.outbox WHERE topic LIKE '%%.dlq'") == [
+            (b"{", None)
+        ]
 
 
 async def test_a_batch_whose_sessions_are_ended_again_and_again_is_counted_once(database_url: str) -> None:
@@ -216,7 +216,7 @@ def _ending(owner: psycopg.Connection[Any], step: str) -> Any:
 
 async def test_two_processes_that_race_for_the_same_identities_count_each_once(database_url: str) -> None:
     async with counting(database_url) as one, opened(database_url, "khata_aggregator") as database:
-        other = Aggregator(database, one.aggregator.producer, one.aggregator.group)
+        other = Aggregator(database, one.aggregator.group)
         for turn in range(10):
             ids = [f"{turn}-{number}" for number in range(50)]
             await asyncio.gather(

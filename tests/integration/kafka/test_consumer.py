@@ -11,17 +11,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.errors import CorruptRecordException, KafkaError
 
-from services.aggregator.apply import Aggregator
 from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import BrokerAway, DatabaseAway, LogMoved
 from shared.kafka import consumer
-from shared.kafka.producer import Producer
 from shared.kafka.records import Batch
 from shared.observability import names
 from tests.conftest import Parts
 from tests.support.kafka import admin, committed, read_topic, send
 from tests.support.loops import Member, Recorder, group_of, make_table, member, placed
-from tests.support.usage import counting, opened, stamped
+from tests.support.usage import opened
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Topic .* is not available")
@@ -251,30 +249,6 @@ async def _comes_back(parts: Parts, two: Member, recorder: Recorder, topic: str,
         await send(parts, topic, values(800, 900), keys=100)
         await _holds(recorder, values(0, 900))
     assert one.loop._generation == before
-
-
-async def test_while_dead_letters_cannot_be_written_the_offset_does_not_move(parts: Parts, topic: str) -> None:
-    class Away(Producer):
-        away = True
-
-        async def send(self, messages, deadline_s: float = 10.0):  # type: ignore[no-untyped-def]
-            if self.away:
-                raise BrokerAway("the dead-letter topic is away")
-            return await super().send(messages, deadline_s)
-
-    await send(parts, topic, [stamped("1", 5), b"{", stamped("2", 6)])
-    async with counting(parts.database_url, parts.kafka) as count:
-        producer = Away(parts.kafka, "test")
-        aggregator = Aggregator(count.database, producer, group_of(parts))
-        async with member(parts, aggregator, topic) as running:
-            await eventually(lambda: _retries(parts), lambda retried: retried >= 2)
-            assert await count.rows("SELECT count(*) FROM messaging.consumer_offset") == [(0,)]
-            producer.away = False
-            await eventually(count.windows)
-            await running.end()
-        await producer.stop()
-        assert await count.dispositions(topic) == "crc"
-    assert [letter.value for letter in await read_topic(parts, topic + ".dlq")] == [b"{"]
 
 
 async def _retries(parts: Parts) -> float:
