@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from services.aggregator.windows import store as windows
 from shared.audit import append as audit
 from shared.audit.append import operator
 from shared.domain.errors import Usage
@@ -182,6 +183,8 @@ async def _rewind(settings: OffsetsSettings, role: Role, group: str, moves: Sequ
         for move in moves:
             if not await rewind.store(connection, group, move.partition, move.target, move.stored):
                 raise Usage(f"{move.partition.topic}[{move.partition.partition}] has moved on meanwhile: try again")
+            if group == settings.names.group("aggregator"):
+                await windows.step_back(connection, move.partition, move.target)
         await audit.append(
             connection,
             actor=operator(),

@@ -13,9 +13,13 @@ from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.keeper import Keeper as GenerationKeeper
 from services.aggregator.reconcile import schedule
 from services.aggregator.settings import AggregatorSettings
-from shared.contracts.topics import USAGE_EVENTS, dead_letter
+from services.aggregator.windows.changed import Changed
+from services.aggregator.windows.heal import Healer
+from services.aggregator.windows.publish import Publisher, Sender
+from shared.contracts.topics import USAGE_EVENTS, USAGE_WINDOWS, dead_letter
 from shared.kafka import topics
 from shared.kafka.consumer import ConsumerLoop
+from shared.kafka.fast_producer import FastProducer
 from shared.kafka.producer import Producer
 from shared.kafka.relay import relay
 from shared.postgres.migrate import require_current
@@ -36,6 +40,9 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             await require_current(connection)
         read = (USAGE_EVENTS, *activity.READ)
         await topics.require(settings, (*read, *map(dead_letter, read)))
+        changed = Changed() if settings.publish_windows else None
+        if changed is not None:
+            await topics.require(settings, (USAGE_WINDOWS,))
         await producer.start()
         group = settings.names.group("aggregator")
         filters = Filters(settings.filter_dir)
@@ -44,7 +51,7 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             group=group,
             instance=settings.instance,
             topics=[settings.names.topic(USAGE_EVENTS)],
-            handler=Aggregator(database, group, filters),
+            handler=Aggregator(database, group, filters, changed),
             limits=settings.limits,
         )
         process.health.checks |= {"database": database.check, "kafka": producer.check, "consumer": loop.check}
@@ -55,6 +62,8 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             tasks.create_task(
                 GenerationKeeper(settings, database, filters, settings.generation_limits).run(process.stop)
             )
+            if changed is not None:
+                tasks.create_task(_publish(settings, database, changed, process.stop))
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
             if settings.reconcile:
@@ -65,6 +74,20 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
     finally:
         await producer.stop()
         await database.close()
+
+
+async def _publish(settings: AggregatorSettings, database: Database, changed: Changed, stop: asyncio.Event) -> None:
+    """With a producer of its own: the cheapest there is, for one event may change several windows."""
+    topic = settings.names.topic(USAGE_WINDOWS)
+    producer = FastProducer(settings, f"aggregator-windows-{settings.instance}")
+    await producer.start()
+    try:
+        sender = Sender(database, producer, topic, await topics.partitions_of(settings, topic))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Publisher(changed, sender, settings.publish_every_s).run(stop))
+            tasks.create_task(Healer(settings, settings.names, sender, settings.publish_every_s).run(stop))
+    finally:
+        await producer.stop()
 
 
 async def _keep_advice(

@@ -9,6 +9,8 @@
     5  fold the fresh into windows; those of a sealed month become adjustments
     6  segments with dispositions, conflicts, rejects to the outbox
     7  COMMIT                              crash after: the batch is done; a replay is fenced by 3
+    8  tell which windows have changed; they are published beside (windows/publish.py)
+                                           crash: the archive tells it again (windows/heal.py)
 
 Locks are taken in this order by every writer of these tables: epoch, offset rows by partition,
 identities by key, windows by key, the rest (docs/decisions/0004-lock-order.md).
@@ -17,7 +19,7 @@ identities by key, windows by key, the rest (docs/decisions/0004-lock-order.md).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -27,6 +29,7 @@ from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation, generations
 from services.aggregator.identity import Claims, claim_identities
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
+from services.aggregator.windows.changed import Changed
 from shared.domain.errors import DatabaseAway
 from shared.domain.period import Month
 from shared.kafka import dead_letter, offsets
@@ -38,7 +41,7 @@ from shared.postgres import epoch, outbox
 from shared.postgres.pool import Connection, Database, is_lock_timeout
 from shared.runtime.failpoints import failpoint
 from shared.usage.event import EventReader, UsageEvent
-from shared.usage.fold import fold
+from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
 from shared.usage.seal import sealed_months
 from shared.usage.segment import Disposition
@@ -61,6 +64,8 @@ class Aggregator:
     database: Database
     group: str
     filters: Filters = field(default_factory=Filters)
+    changed: Changed | None = None  # told after COMMIT which windows are to be published
+    _touched: Collection[WindowKey] = field(default=(), init=False)
     _epoch: Epoch | None = field(default=None, init=False)
     # The batch that is applied, and the one after it.
     _prepared: deque[PreparedBatch] = field(default_factory=lambda: deque(maxlen=2), init=False)
@@ -95,6 +100,8 @@ class Aggregator:
         for disposition, count in Counter(dispositions).items():
             metrics.EVENTS_APPLIED.labels(disposition.name.lower()).inc(count)
         await failpoint("aggregator.batch.after_commit")
+        if self.changed is not None:
+            self.changed.note(batch.ranges, self._touched)
 
     async def _after_lock_timeout(self, away: DatabaseAway) -> None:
         """Who waits twice for the epoch lock or its own offset row ends the frozen process that holds it."""
@@ -112,7 +119,9 @@ class Aggregator:
         await failpoint("aggregator.batch.after_offsets")
         seen = await claim_identities(connection, _claims(prepared), current.generations, self.filters)
         dispositions = _dispositions(prepared, seen, current.sealed)
-        await merge_windows(connection, fold(_in_windows(prepared, dispositions)))
+        deltas = fold(_in_windows(prepared, dispositions))
+        self._touched = deltas.keys()
+        await merge_windows(connection, deltas)
         await store_segments(connection, prepared.segments, dispositions)
         await record_conflicts(connection, _with_records(prepared, dispositions, Disposition.CONFLICT))
         await record_adjustments(connection, _with_records(prepared, dispositions, Disposition.ADJUSTMENT))

@@ -33,6 +33,11 @@ class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, Databas
         True, alias="AGGREGATOR_RECONCILE", description="whether this process may start the scheduled reconciliation"
     )
 
+    publish_windows: bool = Field(
+        True, alias="AGGREGATOR_PUBLISH_WINDOWS", description="whether changed windows go to usage.windows.v1"
+    )
+    publish_every_s: float = Field(2.0, gt=0, le=60, alias="AGGREGATOR_PUBLISH_SECONDS")
+
     generation_keys: int = Field(
         20_000_000, ge=1_000, le=300_000_000, alias="AGGREGATOR_GENERATION_KEYS", description="rolled at this size"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.contracts.headers import CLOUDEVENT_JSON, CONTENT_TYPE
-from shared.contracts.messages.event import StampedEvent, encode_event
+from shared.contracts.messages.event import StampedEvent, encode_event, event_key
 from shared.contracts.topics import USAGE_EVENTS, Names
 from shared.kafka.producer import AckedSender
 from shared.observability import names as metrics
@@ -18,7 +18,7 @@ def message(event: StampedEvent, names: Names) -> OutboxMessage:
     """Keyed by project and subject: retries of an event meet its first copy on the same partition."""
     return OutboxMessage(
         topic=names.topic(USAGE_EVENTS),
-        key=f"{event.project}/{event.subject}".encode(),
+        key=event_key(event.project, event.subject),
         value=encode_event(event),
         headers=_HEADERS,
     )

@@ -20,7 +20,10 @@ MAX_DEAD_LETTER_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic as `khata topics apply` makes it. `retention_ms` None with `compacted` means keep for ever."""
+    """One topic as `khata topics apply` makes it.
+
+    `compacted`: the last record of a key is kept, for ever where `retention_ms` is None, else at least that long.
+    """
 
     name: str
     owner: str
@@ -52,6 +55,19 @@ USAGE_EVENTS = Topic(
     value="a validated, stamped event (contracts/messages/event.py)",
     partitions=4,
     retention_ms=14 * DAY_MS,
+)
+USAGE_WINDOWS = Topic(
+    name="usage.windows.v1",
+    owner="aggregator",
+    producers=("aggregator",),
+    consumers=("watch",),
+    key="window; the partition is that of its project and subject, as in usage.events.v1",
+    value="a changed window as it stands, with its revision: the highest one is the truth",
+    partitions=USAGE_EVENTS.partitions,
+    # Compacted, so that who starts reading finds each window once; deleted in the end, for there is no end of windows,
+    # and the table has the old ones.
+    retention_ms=35 * DAY_MS,
+    compacted=True,
 )
 INGEST_RECEIPTS = Topic(
     name="ingest.receipts.v1",
@@ -160,6 +176,7 @@ ANOMALIES = Topic(
 TOPICS: tuple[Topic, ...] = (
     USAGE_RAW,
     USAGE_EVENTS,
+    USAGE_WINDOWS,
     INGEST_RECEIPTS,
     CATALOGUE,
     INVOICES,

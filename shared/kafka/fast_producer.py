@@ -32,6 +32,7 @@ FLUSH_S = 3.0  # nobody waits any more: `send` has told every caller what became
 MESSAGE_TIMEOUT_MS = 30_000
 AT_ONCE = 500  # a spool's thousands must not hold up the calls of others
 NO_PLACE = (-1, -1)
+BY_KEY = -1  # as librdkafka says it
 
 
 class Witness(Protocol):
@@ -105,6 +106,7 @@ class FastProducer:
                     message.topic,
                     message.value,
                     message.key,
+                    BY_KEY if message.partition is None else message.partition,
                     headers=headers_of[message.headers],
                     on_delivery=partial(reports.of, place),
                 )

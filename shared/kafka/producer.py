@@ -79,7 +79,13 @@ class Producer:
             async with asyncio.timeout(deadline_s):
                 producer = await self._ready()
                 acks = [
-                    await producer.send(message.topic, message.value, key=_key(message), headers=list(message.headers))
+                    await producer.send(
+                        message.topic,
+                        message.value,
+                        key=_key(message),
+                        partition=message.partition,
+                        headers=list(message.headers),
+                    )
                     for message in messages
                 ]
                 done = await asyncio.gather(*acks)

@@ -38,7 +38,7 @@ class TopicState:
 def configuration(topic: Topic, replication: int) -> dict[str, str]:
     """Topic configuration Khata depends on."""
     found = {
-        "cleanup.policy": "compact" if topic.compacted else "delete",
+        "cleanup.policy": _cleanup(topic),
         "retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": "2" if replication >= PRODUCTION_REPLICATION else "1",
@@ -47,6 +47,12 @@ def configuration(topic: Topic, replication: int) -> dict[str, str]:
     if topic.name.endswith(DEAD_LETTER_SUFFIX):
         found["max.message.bytes"] = str(MAX_DEAD_LETTER_BYTES)
     return found
+
+
+def _cleanup(topic: Topic) -> str:
+    if not topic.compacted:
+        return "delete"
+    return "compact" if topic.retention_ms is None else "compact,delete"
 
 
 async def apply(

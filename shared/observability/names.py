@@ -69,6 +69,12 @@ IDENTITY_KEEPER_FAILURES = Counter(
     "Work on generations put off: database, filter (its file), differs (a table is not what was counted)",
     ["reason"],
 )
+WINDOWS_PUBLISHED = Counter("khata_windows_published", "Records of usage.windows.v1 acked by Kafka", ["origin"])
+WINDOWS_DROPPED = Counter("khata_windows_dropped", "Changed windows given up in memory; found again by the archive")
+WINDOWS_WAITING = Gauge(
+    "khata_windows_waiting_seconds", "How long the oldest batch has waited for its windows to be published, 0 without"
+)
+WINDOWS_FAILURES = Counter("khata_windows_failures", "Turns of publishing put off: Kafka or Postgres away")
 ADVICE_READ = Gauge("khata_advice_read", "1 while key activity and findings are stored; 0 when something stops that")
 KEY_ACTIVITY_STORED = Counter("khata_key_activity_stored", "Minutes of a key stored")
 ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["class"])

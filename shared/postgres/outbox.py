@@ -22,12 +22,16 @@ from shared.runtime.failpoints import failpoint
 
 
 class OutboxMessage(msgspec.Struct, frozen=True, gc=False):
-    """`topic` is the real (prefixed) name. A record that leaves through the outbox without a key gets an empty one."""
+    """`topic` is the real (prefixed) name. A record that leaves through the outbox without a key gets an empty one.
+
+    `partition`: where the key does not say it; what leaves through the outbox goes by its key.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None
 
 
 Publish = Callable[[Sequence[OutboxMessage]], Awaitable[None]]

@@ -24,6 +24,8 @@ POINTS: dict[str, str] = {
     "aggregator.generation.before_count": "a closed generation is frozen, its keys are not counted",
     "aggregator.generation.before_drop": "a generation is detached, its table is not dropped",
     "aggregator.filter.before_rename": "a filter is written and fsynced, it is not in its place",
+    "aggregator.windows.before_send": "changed windows are read again, nothing is sent",
+    "aggregator.windows.before_mark": "changed windows are acked by Kafka, the cursor is not moved",
     "aggregator.redrive.before_mark": "dead letters are sent again and acked, they are not marked as redriven",
     "invoicer.close.after_seal": "the month is sealed, no invoice exists",
     "invoicer.finalize.before_commit": "number allotted, posting and outbox written, not committed",

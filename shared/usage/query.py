@@ -165,7 +165,7 @@ async def _parts(
             FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[])
                      WITH ORDINALITY AS asked (begins, ends, number)
             JOIN usage.window AS kept ON kept.hour >= asked.begins AND kept.hour < asked.ends
-            WHERE {where}
+            WHERE {where} AND kept.count > 0
             GROUP BY asked.number, kept.meter_version, said
             LIMIT {most}
             """

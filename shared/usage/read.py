@@ -102,7 +102,7 @@ async def _parts(
         f"""
         SELECT meter_id, meter_version, {COLUMNS}
         FROM usage.window AS kept
-        WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s
+        WHERE organisation_id = %s AND live AND hour >= %s AND hour < %s AND count > 0
         GROUP BY meter_id, meter_version
         """.encode(),  # noqa: S608 - columns of ours
         (organisation_id, start, end),

@@ -71,11 +71,12 @@ class Counting:
     database: Database
     aggregator: Aggregator
     producer: Producer
+    topic: str = TOPIC
     ends: dict[int, int] = field(default_factory=dict)
 
     async def apply(self, *values: bytes | None, partition: int = 0) -> Batch:
         first = self.ends.get(partition, 0)
-        made = batch((partition, first, values))
+        made = batch((partition, first, values), topic=self.topic)
         await self.aggregator.apply(made)
         self.ends[partition] = first + len(values)
         return made

@@ -5,7 +5,7 @@
     2  leave alone what cannot be judged: a hole in the archive, a record whose disposition its identity contradicts
     3  BEGIN; epoch lock exclusive: no batch is in flight; add what the archive has got since 1
     4  a window of a sealed month is left alone: a person decides
-    5  write each window, with an audit entry that holds before and after
+    5  write each window, with an audit entry that holds before and after, and enter it to be published
     6  COMMIT                              crash before: nothing happened; after: the next comparison is clean
 Windows are written whole, not by a difference, so repairing twice is repairing once.
 """
@@ -23,6 +23,7 @@ from services.aggregator.reconcile.archive import open_segment
 from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
 from services.aggregator.reconcile.window_pass import HOUR, is_sealed
 from services.aggregator.reconcile.windows import Difference
+from services.aggregator.windows import store as published
 from shared.audit.append import append
 from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import DatabaseAway
@@ -222,6 +223,7 @@ async def _write(connection: Connection, difference: Difference, actor: str) -> 
         await connection.execute("SELECT usage.remove_window(%s, %s, %s, %s, %s, %s, %s)", key[1:])
     else:
         await store.set_window(connection, key, archive)
+    await published.queue(connection, [key])
     await append(
         connection,
         actor=actor,

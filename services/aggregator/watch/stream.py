@@ -15,8 +15,8 @@ from faust.types import TP
 from faust.types.enums import ProcessingGuarantee
 
 from services.aggregator.watch.settings import WatchSettings
-from services.aggregator.watch.watch import partition_of
 from shared.contracts.topics import KEYS_ACTIVITY, WATCH_STATE, Topic
+from shared.kafka.partitions import partition_of
 
 RAW: dict[str, Any] = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from aiokafka.partitioner import DefaultPartitioner
 
 from services.aggregator.watch import detect
 from services.aggregator.watch.clock import StreamClock
@@ -20,6 +19,7 @@ from services.aggregator.watch.state import KeyState, decode_state, encode_state
 from shared.contracts.messages.activity import UNKNOWN, decode_activity
 from shared.contracts.messages.anomaly import Anomaly, encode_anomaly
 from shared.contracts.topics import ANOMALIES, Names
+from shared.kafka.partitions import partition_of
 from shared.kafka.producer import AckedSender
 from shared.observability import logging
 from shared.observability import names as metrics
@@ -28,13 +28,6 @@ from shared.postgres.outbox import OutboxMessage
 AHEAD_MINUTES = 2  # of its append time; the process that wrote it has a wrong clock
 
 log = logging.get(__name__)
-_choose = DefaultPartitioner()
-
-
-def partition_of(key: bytes, of: int) -> int:
-    """Where every producer of ours puts a key, of so many partitions."""
-    everything = range(of)
-    return int(_choose(key, everything, everything))
 
 
 @dataclass

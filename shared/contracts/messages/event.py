@@ -54,6 +54,11 @@ class EventContent(msgspec.Struct, frozen=True, gc=False):
     unmetered: bool = False
 
 
+def event_key(project: str, subject: str) -> bytes:
+    """Key of the record: what is about one subject of a project is in order, on one partition."""
+    return f"{project}/{subject}".encode()
+
+
 _decoder = msgspec.json.Decoder(StampedEvent)
 _content_decoder = msgspec.json.Decoder(EventContent, float_hook=exact_number)
 _encoder = msgspec.json.Encoder()

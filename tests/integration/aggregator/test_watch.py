@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.aggregator.watch.watch import partition_of
 from shared.contracts.messages.activity import KeyActivity, encode_activity
 from shared.contracts.messages.anomaly import Anomaly, decode_anomaly
 from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, WATCH_STATE
+from shared.kafka.partitions import partition_of
 from shared.kafka.producer import Producer
 from shared.postgres.outbox import OutboxMessage
 from tests.conftest import Parts

@@ -19,6 +19,7 @@ WRITES: dict[str, dict[str, str]] = {
         "messaging.outbox": "IU",
         "usage.adjustment": "I",
         "usage.anomaly": "I",
+        "usage.changed_window": "I",
         "usage.conflict": "I",
         "usage.distinct_value": "IU",
         "usage.epoch": "U",
@@ -28,6 +29,7 @@ WRITES: dict[str, dict[str, str]] = {
         "usage.reconcile_run": "I",
         "usage.segment": "I",
         "usage.window": "IU",
+        "usage.window_cursor": "IU",
     },
     "khata_catalogue": {
         "audit.entry": "I",

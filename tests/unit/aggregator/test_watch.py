@@ -10,11 +10,12 @@ import pytest
 
 from services.aggregator.watch.clock import StreamClock
 from services.aggregator.watch.state import decode_state
-from services.aggregator.watch.watch import Watch, partition_of
+from services.aggregator.watch.watch import Watch
 from shared.contracts.messages.activity import KeyActivity, encode_activity
 from shared.contracts.messages.anomaly import Anomaly, Class, decode_anomaly
 from shared.contracts.topics import Names
 from shared.domain.errors import BrokerAway
+from shared.kafka.partitions import partition_of
 from shared.postgres.outbox import OutboxMessage
 from tests.support.activity import HOME, KEY, START, minute, steady
 

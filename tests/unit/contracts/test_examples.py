@@ -26,6 +26,7 @@ from shared.contracts.messages.payment import PaymentMessage, decode_webhook, en
 from shared.contracts.messages.process import decode_beat, encode_beat
 from shared.contracts.messages.receipt import decode_receipt, encode_receipt
 from shared.contracts.messages.spool import decode_spool, encode_spool
+from shared.contracts.messages.window import decode_window, encode_window, window_key
 from shared.contracts.topics import TOPICS
 from shared.domain.meter import MeterIndex
 
@@ -43,6 +44,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "keys.activity.v1": (decode_activity, encode_activity),
     "watch.state.v1": (decode_state, encode_state),
     "anomalies.v1": (decode_anomaly, encode_anomaly),
+    "usage.windows.v1": (decode_window, encode_window),
 }
 
 
@@ -116,3 +118,10 @@ def test_record_keys_of_the_catalogue_keep_one_entity_each() -> None:
         b"api_key/0123456789abcdef",
     }
     assert {type(message) for message in messages} > {ApiKeyMessage, MeterMessage}
+
+
+def test_the_key_of_a_window_says_which_window_it_is() -> None:
+    window = decode_window(example("usage.windows.v1", "sum_by_model"))
+    assert window_key(window) == (
+        b'["acme-app","live","alice","tokens",1,"{\\"model\\":\\"m\\"}","2026-10-31T17:30:00Z"]'
+    )

@@ -48,7 +48,9 @@ def test_retention_counts_from_the_append_and_an_acked_record_outlives_a_broker(
         made = configuration(topic, 3)
         assert (made["message.timestamp.type"], made["min.insync.replicas"]) == ("LogAppendTime", "2")
         assert made["unclean.leader.election.enable"] == "false"
-        assert made["cleanup.policy"] == ("compact" if topic.compacted else "delete")
+    policies = {topic.name: configuration(topic, 3)["cleanup.policy"] for topic in TOPICS}
+    assert (policies["usage.events.v1"], policies["catalogue.v1"]) == ("delete", "compact")
+    assert policies["usage.windows.v1"] == "compact,delete"  # each window's last word, and no window for ever
 
 
 def test_names_carry_the_prefix() -> None:

@@ -46,7 +46,8 @@ async def with_gauges(prove: Proving) -> list[tuple[object, ...]]:
 async def contents(prove: Proving) -> list[tuple[object, ...]]:
     windows = await prove.counting.rows(
         "SELECT project_id, live, subject, meter_id, hour, count, sum, fingerprint_high, fingerprint_low, "
-        "minimum, maximum, latest_time, latest_id, latest_value, moment FROM usage.window ORDER BY 1, 2, 3, 4, 5"
+        "minimum, maximum, latest_time, latest_id, latest_value, moment FROM usage.window WHERE count > 0 "
+        "ORDER BY 1, 2, 3, 4, 5"
     )
     distinct = await prove.counting.rows(
         "SELECT live, digest, events FROM usage.distinct_value WHERE events > 0 ORDER BY 1, 2"
