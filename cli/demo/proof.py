@@ -147,7 +147,7 @@ async def _compare_usage(
     counted: list[UsageEvent] = []
     async for segment in segments(connection, topic, start, end):
         for record, disposition in segment:
-            if disposition is Disposition.REJECTED:
+            if disposition in (Disposition.REJECTED, Disposition.CORRECTION):
                 continue
             try:
                 event = reader.read(record.value)
@@ -186,7 +186,7 @@ async def _windows(connection: Connection, projects: Sequence[str]) -> dict[Wind
         await connection.execute(
             """
             SELECT project_id, subject, meter_id, meter_version, hour, count, sum, fingerprint_high, fingerprint_low
-            FROM usage.window WHERE project_id = ANY(%s) AND live
+            FROM usage.window WHERE project_id = ANY(%s) AND live AND count > 0
             """,
             (list(projects),),
         )

@@ -5,9 +5,10 @@
                                            crash here and later: nothing happened
     3  move the offsets, or Fenced         another owner moved on: drop the batch
        leave out what the archive has (after a rewind)
+       corrections, if there are any: refuse those that their targets' meters do not take (corrections/of_batch.py)
     4  identities: fresh, seen, conflicting
     5  fold the fresh into windows; those of a sealed month become adjustments
-    6  segments with dispositions, conflicts, rejects to the outbox
+    6  segments with dispositions, conflicts; corrections of known targets, others are parked; rejects to the outbox
     7  COMMIT                              crash after: the batch is done; a replay is fenced by 3
     8  tell which windows have changed; they are published beside (windows/publish.py)
                                            crash: the archive tells it again (windows/heal.py)
@@ -25,6 +26,9 @@ from datetime import UTC, datetime
 
 from services.aggregator.archived import without_archived
 from services.aggregator.batch import PreparedBatch, prepare
+from services.aggregator.corrections import of_batch
+from services.aggregator.corrections.find import Originals
+from services.aggregator.corrections.settle import Terms
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation, generations
 from services.aggregator.identity import Claims, claim_identities
@@ -66,6 +70,7 @@ class Aggregator:
     filters: Filters = field(default_factory=Filters)
     changed: Changed | None = None  # told after COMMIT which windows are to be published
     _touched: Collection[WindowKey] = field(default=(), init=False)
+    _originals: Originals = field(default_factory=Originals, init=False)
     _epoch: Epoch | None = field(default=None, init=False)
     # The batch that is applied, and the one after it.
     _prepared: deque[PreparedBatch] = field(default_factory=lambda: deque(maxlen=2), init=False)
@@ -88,6 +93,7 @@ class Aggregator:
         if all(one.batch is not batch for one in self._prepared):
             await self.prepare(batch)
         prepared = next(one for one in self._prepared if one.batch is batch)
+        await of_batch.look_ahead(self.database, prepared, self._originals)
         try:
             async with self.database.transaction() as connection:
                 dispositions = await self._write(connection, prepared)
@@ -117,6 +123,10 @@ class Aggregator:
         await offsets.move(connection, self.group, prepared.batch.ranges)
         prepared = await without_archived(connection, prepared)
         await failpoint("aggregator.batch.after_offsets")
+        terms = Terms(current.reader.metering, current.sealed)
+        corrections = await of_batch.begin(connection, terms, prepared, self._originals)
+        if corrections is not None:
+            prepared = corrections.batch
         seen = await claim_identities(connection, _claims(prepared), current.generations, self.filters)
         dispositions = _dispositions(prepared, seen, current.sealed)
         deltas = fold(_in_windows(prepared, dispositions))
@@ -125,6 +135,8 @@ class Aggregator:
         await store_segments(connection, prepared.segments, dispositions)
         await record_conflicts(connection, _with_records(prepared, dispositions, Disposition.CONFLICT))
         await record_adjustments(connection, _with_records(prepared, dispositions, Disposition.ADJUSTMENT))
+        if corrections is not None:
+            await corrections.finish(connection, dispositions)
         await self._reject(connection, prepared.rejected)
         return dispositions
 
@@ -162,7 +174,9 @@ def _dispositions(
     """What became of each record of the batch; whatever is no event was rejected."""
     found = [Disposition.REJECTED] * len(prepared.batch.records)
     for place, event in zip(prepared.places, prepared.events, strict=True):
-        if not event.stream.live:
+        if event.correction is not None:
+            found[place] = Disposition.CORRECTION
+        elif not event.stream.live:
             found[place] = Disposition.TEST
         elif not event.readings:
             found[place] = Disposition.UNMETERED

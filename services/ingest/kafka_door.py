@@ -26,7 +26,7 @@ from services.ingest.accept import accept
 from services.ingest.activity import Activity
 from services.ingest.binary import KAFKA_PREFIX, envelope_of, kafka_attributes
 from services.ingest.settings import IngestSettings
-from services.ingest.validate import Clock, Envelope, Sender, read_envelope, stamp
+from services.ingest.validate import Clock, Envelope, Sender, is_known, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache, Refresh
 from shared.contracts import headers
 from shared.contracts.messages.event import StampedEvent
@@ -92,7 +92,7 @@ class KafkaDoor:
     async def _check(self, record: Record, refresh: Refresh) -> StampedEvent:
         envelope = _envelope(record)
         name = self.settings.names.raw_project(record.topic) or envelope.project
-        known = name in self.cache.projects and envelope.type in self.cache.meters.by_type
+        known = name in self.cache.projects and is_known(envelope.type, self.cache.meters)
         if not known and not self.cache.accepts_unknown_types(name or ""):
             await refresh()  # it may have been made a moment ago
         if name is None or name not in self.cache.projects:

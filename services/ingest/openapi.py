@@ -9,7 +9,7 @@ from typing import Any
 
 from services.ingest.http.body import BODY_DEADLINE_S, MAX_BODY_BYTES
 from services.ingest.http.forms import EITHER, MANY, MAX_EVENTS, ONE
-from services.ingest.openapi_examples import ANSWERS, BATCH, BINARY_DATA, BINARY_HEADERS, EVENT
+from services.ingest.openapi_examples import ANSWERS, BATCH, BINARY_DATA, BINARY_HEADERS, CORRECTION, EVENT
 from services.ingest.validate import MAX_EVENT_BYTES
 from shared.observability.logging import VERSION
 
@@ -25,6 +25,9 @@ durable and will be counted once, whatever dies next.
   known at the door: they are among the accepted.
 - **Retry** when there was no answer, or 429, 500 or 503 (after `Retry-After`): send the same events with the same ids.
 - **Time** is part of the event, not of its identity. A missing `time` is stamped and returned in `times`.
+- **Corrections** are events too, with the subject of the event that is wrong: `khata.usage.void` takes it back,
+  `khata.usage.amend` gives it other data (example `correction`). They may come before it, and wait for it then.
+  Other types that begin with `khata.` are refused.
 - **Numbers** in `data` are exact decimals, never floats. A name that stands twice in an object: the last one counts.
 - At most {MAX_EVENTS:,} events and {MAX_BODY_BYTES // 1024 // 1024} MB a call (inflated too), \
 {MAX_EVENT_BYTES // 1024} KiB an event; `Content-Encoding` gzip or zstd.
@@ -84,7 +87,7 @@ def _post() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                ONE: {"schema": event, "examples": {"one": {"value": EVENT}}},
+                ONE: {"schema": event, "examples": {"one": {"value": EVENT}, "correction": {"value": CORRECTION}}},
                 MANY: {"schema": batch, "examples": {"batch": {"value": BATCH}}},
                 EITHER: {
                     "schema": {"oneOf": [event, batch]},
@@ -144,6 +147,28 @@ def _text(description: str, longest: int) -> dict[str, Any]:
     return {"type": "string", "minLength": 1, "maxLength": longest, "pattern": _TEXT, "description": description}
 
 
+def _correction(description: str, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": f"{description} Its event needs the target's subject, project and mode to find it.",
+        "required": ["target", *more],
+        "properties": {
+            "target": {
+                "type": "object",
+                "required": ["id"],
+                "properties": {
+                    "id": _text("of the event that is wrong", 256),
+                    "source": _text("of that event; the correction's own where it is left out", 512),
+                },
+                "additionalProperties": False,
+            },
+            "reason": _text("for people", 500) | {"type": ["string", "null"]},
+            **more,
+        },
+        "additionalProperties": False,
+    }
+
+
 def _schemas() -> dict[str, Any]:
     error = {"$ref": "#/components/schemas/EventError"}
     counts = {
@@ -165,7 +190,9 @@ def _schemas() -> dict[str, Any]:
                 "specversion": {"const": "1.0", "type": "string", "description": "of CloudEvents; always this"},
                 "id": _text("unique within `source`: with it, what makes the event itself", 256),
                 "source": _text("what sent it; choose it once and keep it", 512),
-                "type": _text("what is counted: the event type of a meter", 256),
+                "type": _text(
+                    "what is counted: the event type of a meter; or khata.usage.void, khata.usage.amend", 256
+                ),
                 "subject": _text("whose usage it is, inside the project", 256),
                 "time": {
                     "type": ["string", "null"],
@@ -178,7 +205,7 @@ def _schemas() -> dict[str, Any]:
                     "pattern": "^[A-Za-z0-9]+/([A-Za-z0-9.]+[+])?json$",
                     "description": "JSON only",
                 },
-                "data": {"description": "any JSON; a meter finds its value in it"},
+                "data": {"description": "any JSON; a meter finds its value in it. Of a correction: `Void` or `Amend`"},
                 "project": {
                     "type": ["string", "null"],
                     "description": "extension; may be left out, else the key's own project",
@@ -190,6 +217,11 @@ def _schemas() -> dict[str, Any]:
                 },
             },
         },
+        "Void": _correction("`data` of khata.usage.void: takes the target back, for good."),
+        "Amend": _correction(
+            "`data` of khata.usage.amend: the target keeps its identity, type and time. The last amend stands.",
+            data={"description": "the whole new data of the target; checked where that is counted"},
+        ),
         "Batch": {
             "type": "array",
             "minItems": 1,

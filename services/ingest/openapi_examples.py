@@ -14,6 +14,14 @@ EVENT: dict[str, Any] = {
     "data": {"tokens": 1250},
 }
 BATCH: list[dict[str, Any]] = [EVENT, EVENT | {"id": "9f2c1c52-2", "subject": "bob", "data": {"tokens": "0.25"}}]
+CORRECTION: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "fix-1",
+    "source": "checkout/eu-1",
+    "type": "khata.usage.amend",
+    "subject": "alice",
+    "data": {"target": {"id": "9f2c1c52-1"}, "data": {"tokens": 125}, "reason": "counted in tenths"},
+}
 BINARY_HEADERS = {
     "ce-specversion": "1.0",
     "ce-id": "9f2c1c52-3",
@@ -119,6 +127,16 @@ ANSWERS: dict[int, dict[str, dict[str, Any]]] = {
         "one": _single(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_value", NO_VALUE),
         "unknown_type": _single(
             HTTPStatus.UNPROCESSABLE_ENTITY, "unknown_event_type", "no meter counts events of type 'api.unheard'"
+        ),
+        "correction": _single(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "invalid_correction",
+            "an amend needs data.data: the whole new data of its target",
+        ),
+        "reserved_type": _single(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "reserved_type",
+            "types that begin with khata. are Khata's own; of them khata.usage.amend and khata.usage.void are taken",
         ),
         "all": _problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -15,11 +15,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from shared.contracts.messages.event import StampedEvent
+from shared.domain.correction import CORRECTIONS, RESERVED, is_reserved, read_correction
 from shared.domain.errors import Rejected
 from shared.domain.identity import read_data
 from shared.domain.meter import MeterIndex
 from shared.domain.period import local_hour_start
 
+_TAKEN = " and ".join(sorted(CORRECTIONS))
 UTC_ZONE = ZoneInfo("UTC")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COMMAS = 300_000
@@ -112,6 +114,7 @@ def stamp(
 ) -> StampedEvent:
     """The event as it goes to `usage.events.v1`. Raises Rejected with a code and what to do.
 
+    A correction needs no meter: what it does to its target is decided where that is counted.
     `accept_unknown_types` is the project's setting: a type without a meter is taken and marked as such. `zone` is its
     organisation's: by its hours a meter's versions follow each other.
     """
@@ -129,9 +132,14 @@ def stamp(
         _refuse("unsupported_data", "datacontenttype must be application/json")
     raw = bytes(envelope.data)
     data = _read(raw)
-    unmetered = accept_unknown_types and envelope.type not in meters.by_type
+    corrects = envelope.type in CORRECTIONS
+    if is_reserved(envelope.type):
+        _refuse("reserved_type", f"types that begin with khata. are Khata's own; of them {_TAKEN} are taken")
+    if corrects:
+        read_correction(envelope.type, sender.project, sender.live, envelope.source, envelope.id, data)
+    unmetered = accept_unknown_types and not corrects and envelope.type not in meters.by_type
     time = _time(envelope.time, clock)
-    if not unmetered:
+    if not unmetered and not corrects:
         hour = local_hour_start(time, zone) if envelope.type in meters.changing else time
         meters.readings(envelope.type, hour, data)
     return StampedEvent(
@@ -149,6 +157,11 @@ def stamp(
         catalogueversion=version,
         unmetered=unmetered,
     )
+
+
+def is_known(event_type: str, meters: MeterIndex) -> bool:
+    """Whether the type is a meter's or Khata's own: no newer catalogue has to be waited for."""
+    return event_type in meters.by_type or event_type.startswith(RESERVED)
 
 
 def _check_text(name: str, value: str, longest: int) -> None:

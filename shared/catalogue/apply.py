@@ -228,13 +228,14 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         """
         INSERT INTO catalogue.meter (
             id, version, name, event_type, aggregation, value_path, unit, billable, clamp_min, clamp_max,
-            filters, group_by, effective_from
-        ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s::jsonb, coalesce(%s, '-infinity'::timestamptz))
+            filters, group_by, late, effective_from
+        ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s,
+            coalesce(%s, '-infinity'::timestamptz))
         """,
         (
             *(wanted.id, wanted.version, wanted.name, wanted.event_type, wanted.aggregation, wanted.value_path),
             *(wanted.unit, wanted.billable, wanted.clamp_min, wanted.clamp_max),
-            *(filters_json(wanted.filters), group_by_json(wanted.group_by), wanted.effective_from),
+            *(filters_json(wanted.filters), group_by_json(wanted.group_by), wanted.late, wanted.effective_from),
         ),
     )
     applied.epoch_moves = True
@@ -255,6 +256,7 @@ def _meter_message(meter: Meter) -> MeterMessage:
         clamp_max=UNSET if meter.clamp_max is None else str(meter.clamp_max),
         filters=filters_json(meter.filters) if meter.filters else UNSET,
         group_by=group_by_json(meter.group_by) if meter.group_by else UNSET,
+        late=UNSET if meter.late == "next_invoice" else meter.late,
         effective_from=UNSET if meter.effective_from is None else meter.effective_from,
     )
 

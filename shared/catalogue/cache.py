@@ -36,7 +36,7 @@ from shared.contracts.messages.catalogue import (
 from shared.contracts.topics import CATALOGUE
 from shared.domain.definition import filters_of, group_by_of
 from shared.domain.errors import BrokerAway, Misconfigured
-from shared.domain.meter import Aggregation, Meter, MeterIndex
+from shared.domain.meter import Aggregation, Late, Meter, MeterIndex
 from shared.observability import logging, names
 from shared.runtime.pause import pause
 from shared.runtime.settings import KafkaSettings
@@ -331,5 +331,6 @@ def _meter(message: MeterMessage) -> Meter:
         clamp_max=None if message.clamp_max is UNSET else Decimal(message.clamp_max),
         filters=() if message.filters is UNSET else filters_of(message.filters),
         group_by=() if message.group_by is UNSET else group_by_of(message.group_by),
+        late="next_invoice" if message.late is UNSET else cast(Late, message.late),
         effective_from=None if message.effective_from is UNSET else message.effective_from,
     )

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shared.domain.correction import RESERVED
 from shared.domain.filter import Filter
 from shared.domain.identity import read_data
-from shared.domain.meter import MAX_SCALE, MAX_WHOLE_DIGITS, Aggregation, Meter
+from shared.domain.meter import MAX_SCALE, MAX_WHOLE_DIGITS, Aggregation, Late, Meter
 
 MeterId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,62}$")]
 Path = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)]
@@ -76,7 +77,15 @@ class MeterEntry(Entry):
     clamp: ClampEntry | None = None
     filters: tuple[FilterEntry, ...] = Field((), max_length=20)
     group_by: dict[MeterId, Path] = Field({}, max_length=8)
+    late: Late = Field("next_invoice", description="what becomes of a reading that comes after its month was sealed")
     effective_from: AwareDatetime | None = None
+
+    @field_validator("event_type")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value.startswith(RESERVED):
+            raise ValueError(f"types that begin with {RESERVED} are Khata's own: give the events another one")
+        return value
 
     @field_validator("effective_from")
     @classmethod
@@ -112,6 +121,7 @@ class MeterEntry(Entry):
             clamp_max=self.clamp.max if self.clamp else None,
             filters=tuple(entry.filter() for entry in self.filters),
             group_by=tuple(sorted(self.group_by.items())),
+            late=self.late,
             effective_from=self.effective_from,
         )
 

@@ -140,6 +140,11 @@ class Fingerprint(NamedTuple):
         number = int.from_bytes(key[:8], "big")
         return Fingerprint(self.high + (number >> 32), self.low + (number & _MASK32))
 
+    def without_key(self, key: bytes) -> Fingerprint:
+        """The set with one identity less, which must be in it."""
+        number = int.from_bytes(key[:8], "big")
+        return Fingerprint(self.high - (number >> 32), self.low - (number & _MASK32))
+
     def __add__(self, other: object) -> Fingerprint:
         if not isinstance(other, Fingerprint):
             return NotImplemented

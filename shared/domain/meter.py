@@ -25,6 +25,8 @@ Aggregation = Literal["count", "sum", "min", "max", "avg", "latest", "unique_cou
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 VALUELESS = frozenset(("count", "unique_count"))  # they add no numbers up
 
+Late = Literal["next_invoice", "reject"]
+
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 ZERO, ONE = Decimal(0), Decimal(1)
 # NUMERIC(38,12) for prices; quantities keep what fits exactly beside it.
@@ -55,7 +57,8 @@ class Meter:
     """One version of a meter. `unit` is the name people read on an invoice ("token").
 
     `clamp_min`, `clamp_max`: a value beyond is taken as that bound. `filters`: all must hold, else the event is none
-    of this meter's. `group_by`: name -> path of each dimension. `effective_from`: the first hour this version counts,
+    of this meter's. `group_by`: name -> path of each dimension. `late`: what becomes of a reading that comes after its
+    month was sealed. `effective_from`: the first hour this version counts,
     None: the beginning of time.
     """
 
@@ -71,6 +74,7 @@ class Meter:
     clamp_max: Decimal | None = None
     filters: tuple[Filter, ...] = ()
     group_by: tuple[tuple[str, str], ...] = ()
+    late: Late = "next_invoice"
     effective_from: datetime | None = None
     effective_until: datetime | None = field(default=None, compare=False)  # where the next version begins
 

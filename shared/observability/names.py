@@ -49,6 +49,11 @@ DEAD_LETTERS = Counter("khata_dead_letters", "Records written to a dead-letter t
 
 # Aggregator
 EVENTS_APPLIED = Counter("khata_usage_events", "Events by disposition", ["disposition"])
+CORRECTIONS = Counter(
+    "khata_corrections",
+    "Corrections by what became of them: window, adjustment, nothing (applied as that), parked, refused",
+    ["outcome"],
+)
 IDENTITY_GENERATIONS = Gauge(
     "khata_identity_generations",
     "Generations of identities: open, filtered (closed, this process has its filter), unfiltered",

@@ -15,7 +15,7 @@ async def read_meters(connection: Connection) -> list[Meter]:
         await cursor.execute(
             """
             SELECT id, version, name, event_type, aggregation, value_path, unit, billable, clamp_min, clamp_max,
-                   filters::text, group_by::text, nullif(effective_from, '-infinity') AS effective_from
+                   filters::text, group_by::text, late, nullif(effective_from, '-infinity') AS effective_from
             FROM catalogue.meter
             """
         )

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from shared.contracts.messages.event import EventContent, decode_content
+from shared.domain.correction import CORRECTIONS, Correction, read_correction
 from shared.domain.errors import Rejected
 from shared.domain.identity import canonical, check_depth, fingerprint_of, identity_of
 from shared.domain.meter import Meter, MeterIndex, Reading, readings
@@ -47,6 +48,7 @@ class Stream(msgspec.Struct, frozen=True):
 class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     """`readings` has one entry per meter fed.
 
+    A correction feeds none: what it does is decided when its target is known.
     Without readings no meter counts it: its type was accepted for one that will come, or filters leave it out.
     """
 
@@ -58,6 +60,7 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False):
     fingerprint: int
     readings: tuple[Reading, ...]
     id: str
+    correction: Correction | None = None
 
     @property
     def organisation_id(self) -> str:
@@ -104,7 +107,7 @@ class EventReader:
     def check(self, content: EventContent) -> UsageEvent:
         """What the event means under this catalogue.
 
-        Raises Rejected: `malformed`, `unknown_project`, `unknown_event_type`, `bad_value`.
+        Raises Rejected: `malformed`, `unknown_project`, `unknown_event_type`, `bad_value`, `invalid_correction`.
         """
         data, subject, time = content.data, content.subject, content.time
         stream = self._streams.get((content.project, content.live, content.source, content.type))
@@ -120,15 +123,19 @@ class EventReader:
             raise Rejected("malformed", f"not a stamped event: {error}") from None
         if "\0" in subject:
             raise Rejected("malformed", "not a stamped event: a NUL in its subject")
+        correction = None
         if stream.meters is not None:
             found = readings(stream.meters, hour.start, data)
         elif content.unmetered:
             # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
             found = ()
+        elif content.type in CORRECTIONS:
+            correction = read_correction(content.type, content.project, content.live, content.source, content.id, data)
+            found = ()
         else:
             raise Rejected("unknown_event_type", f"no meter counts events of type {content.type!r}")
         key, fingerprint = stream.key(content.id), stream.fingerprint(subject, said)
-        return UsageEvent(stream, subject, time, hour, key, fingerprint, found, content.id)
+        return UsageEvent(stream, subject, time, hour, key, fingerprint, found, content.id, correction)
 
     def _stream(self, content: EventContent) -> Stream:
         owner = self.metering.owners.get(content.project)

@@ -61,6 +61,21 @@ class Parts:
                 self.distinct = self.distinct or {}
                 self.distinct[reading.distinct] = self.distinct.get(reading.distinct, 0) + 1
 
+    def remove(self, reading: Reading, key: bytes, time: datetime) -> None:
+        """One event less, exactly; the caller's decimal context must be SUMS.
+
+        `minimum`, `maximum` and `latest` stay: what was second is not known here, so their windows are looked at again.
+        """
+        value, aggregation = reading.value, reading.meter.aggregation
+        self.count -= 1
+        self.sum -= value
+        self.fingerprint = self.fingerprint.without_key(key)
+        if aggregation == "weighted_sum":
+            self.moment = (self.moment or ZERO) - value * microseconds(time)
+        elif aggregation == "unique_count":
+            self.distinct = self.distinct or {}
+            self.distinct[reading.distinct] = self.distinct.get(reading.distinct, 0) - 1
+
     def merge(self, other: Parts) -> None:
         """The union with a set that shares no event with this one; the caller's context must be SUMS."""
         self.count += other.count

@@ -198,18 +198,22 @@ async def _unique(
     return {(row[0] - 1, row[1], _values(row[2])): row[3] for row in await cursor.fetchall()}
 
 
+_OF_WINDOWS = sql.SQL("sum(kept.sum)")
+_OF_ADJUSTMENTS = sql.SQL("coalesce(sum(kept.sign * kept.value) FILTER (WHERE kept.taken_back_by IS NULL), 0)")
+
+
 async def _levels(connection: Connection, query: UsageQuery) -> dict[tuple[Any, ...], Decimal]:
     """What each group's deltas add up to before the period; late ones with them."""
     levels: dict[tuple[Any, ...], Decimal] = {}
-    for table, column in (("window", "sum"), ("adjustment", "value")):
+    for table, summed in (("window", _OF_WINDOWS), ("adjustment", _OF_ADJUSTMENTS)):
         where, values = _where(query, keeps_live=table == "window")
         cursor = await connection.execute(
             sql.SQL(
-                "SELECT {group} AS said, sum(kept.{column}) FROM {table} AS kept "
+                "SELECT {group} AS said, {summed} FROM {table} AS kept "
                 "WHERE {where} AND kept.hour < %(start)s GROUP BY said LIMIT {most}"
             ).format(
                 group=_group(query),
-                column=sql.Identifier(column),
+                summed=summed,
                 table=sql.Identifier("usage", table),
                 where=where,
                 most=sql.Literal(MOST_ROWS + 1),

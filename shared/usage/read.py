@@ -49,6 +49,7 @@ async def month_usage(
 ) -> list[MeterUsage]:
     """Usage of each meter version from the windows whose hour starts in [start, end), in order of meter.
 
+    A window whose events were all taken back is as if it had never been.
     Without events only a weighted_sum has usage: the level that it carries. `of`: see `Period`; `late_before`: see
     `level_before`, default `start`.
     """
@@ -76,8 +77,8 @@ async def level_before(
 ) -> Decimal:
     """What the deltas of a weighted_sum meter add up to before this hour.
 
-    Those that came late are in it where they belong before `late_before`, the start of the period that is billed: the
-    late ones of the period itself are billed by a document of their own.
+    Those that came late, or were corrected after the seal, are in it where they belong before `late_before`, the start
+    of the period that is billed: the late ones of the period itself are billed by a document of their own.
     """
     row = await (
         await connection.execute(
@@ -85,8 +86,9 @@ async def level_before(
             SELECT
                 (SELECT coalesce(sum(sum), 0) FROM usage.window
                  WHERE organisation_id = %(organisation)s AND live AND meter_id = %(meter)s AND hour < %(instant)s)
-              + (SELECT coalesce(sum(value), 0) FROM usage.adjustment
-                 WHERE organisation_id = %(organisation)s AND meter_id = %(meter)s AND hour < %(late)s)
+              + (SELECT coalesce(sum(sign * value), 0) FROM usage.adjustment
+                 WHERE organisation_id = %(organisation)s AND meter_id = %(meter)s AND hour < %(late)s
+                   AND taken_back_by IS NULL)
             """,
             {"organisation": organisation_id, "meter": meter_id, "instant": instant, "late": late_before},
         )

@@ -31,6 +31,7 @@ class Disposition(StrEnum):
     ADJUSTMENT = "a"  # counted, but after its month was sealed: billed by a later document
     TEST = "t"  # counted in test windows, never billed
     UNMETERED = "u"  # its identity is taken, but no meter counts it (its type yet, or by a filter): on no invoice
+    CORRECTION = "k"  # takes another event back or amends it; what it did stands in usage.correction
 
 
 @dataclass(frozen=True, slots=True)

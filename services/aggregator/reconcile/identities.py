@@ -1,6 +1,7 @@
 """Identities against first sightings: what the archive counted is what is remembered, block by block of offsets. Pure.
 
-A first sighting is a record whose disposition says that its identity was taken: counted, adjustment, test, unmetered.
+A first sighting is a record whose disposition says that its identity was taken: counted, adjustment, test, unmetered,
+correction.
 A block's sums (of records, of both halves of the keys, of offsets) are equal or it is taken apart.
 """
 
@@ -19,7 +20,10 @@ from shared.kafka.records import Record
 from shared.usage.segment import Disposition
 
 FIRST_SIGHTINGS = frozenset(
-    ord(each.value) for each in (Disposition.COUNTED, Disposition.ADJUSTMENT, Disposition.TEST, Disposition.UNMETERED)
+    ord(each.value)
+    for each in (
+        *(Disposition.COUNTED, Disposition.ADJUSTMENT, Disposition.TEST, Disposition.UNMETERED, Disposition.CORRECTION),
+    )
 )
 
 

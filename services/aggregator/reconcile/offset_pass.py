@@ -1,7 +1,7 @@
 """Conservation: below the stored position each record is in the archive once, with one disposition that adds up.
 
-records below the position = counted + duplicates + conflicts + rejected + adjustments + test + unmetered
-identities that point there = first sightings (counted + adjustments + test + unmetered)
+records below the position = counted + duplicates + conflicts + rejected + adjustments + test + unmetered + corrections
+identities that point there = first sightings (counted + adjustments + test + unmetered + corrections)
 conflicts kept              = dispositions "conflict"
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from services.ingest.validate import Clock, Envelope, Sender, read_envelope, stamp
+from services.ingest.validate import Clock, Envelope, Sender, is_known, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache
 from shared.contracts.messages.event import StampedEvent
 from shared.domain.errors import Rejected
@@ -42,7 +42,7 @@ async def judge(
         try:
             envelope = source if isinstance(source, Envelope) else read_envelope(source)
             # Where any type is taken nobody waits for that: the aggregator knows a new meter as soon as it counts.
-            if not any_type and envelope.type not in cache.meters.by_type:
+            if not any_type and not is_known(envelope.type, cache.meters):
                 await refresh()  # a meter may have been made a moment ago
             event = stamp(
                 envelope,

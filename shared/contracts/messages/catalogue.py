@@ -71,6 +71,7 @@ class MeterMessage(msgspec.Struct, frozen=True, tag="meter", tag_field="kind"):
     clamp_max: str | UnsetType = UNSET
     filters: str | UnsetType = UNSET
     group_by: str | UnsetType = UNSET
+    late: str | UnsetType = UNSET  # not there: next_invoice
     effective_from: datetime | UnsetType = UNSET  # this version counts from this hour on; not there: always
 
 

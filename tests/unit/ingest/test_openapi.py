@@ -15,7 +15,7 @@ import pytest
 
 from services.ingest.http import body as bodies
 from services.ingest.openapi import document
-from services.ingest.openapi_examples import BATCH, BINARY_DATA, BINARY_HEADERS, EVENT
+from services.ingest.openapi_examples import BATCH, BINARY_DATA, BINARY_HEADERS, CORRECTION, EVENT
 from shared.domain.errors import BrokerAway
 from tests.support.ingest import MANY, ONE, HttpDoor, Taken, http_door, small_catalogue
 from tests.support.usage import NOWHERE
@@ -73,6 +73,8 @@ REQUESTS: dict[tuple[str, str], Ask] = {
     ("415", "encoding"): posted(b"", headers={"Content-Encoding": "br"}),
     ("422", "one"): posted(UNFIT),
     ("422", "unknown_type"): posted(EVENT | {"type": "api.unheard"}),
+    ("422", "correction"): posted(CORRECTION | {"data": {"target": {"id": "9f2c1c52-1"}}}),
+    ("422", "reserved_type"): posted(EVENT | {"type": "khata.usage.vodi"}),
     ("422", "all"): posted([UNFIT, EVENT | {"id": ""}]),
     ("429", "limit"): posted(EVENT),
     ("500", "fault"): posted(EVENT),
@@ -141,6 +143,8 @@ async def test_the_examples_of_requests_are_accepted_and_fit_their_schema() -> N
                 assert answer.json()["rejected"] == 0
                 if not binary:
                     _valid(example["value"], content["schema"])
+                if name == "correction":
+                    _valid(example["value"]["data"], DOCUMENT["components"]["schemas"]["Amend"])
     assert BINARY_DATA["tokens"] == 3
     assert len(BATCH) == 2
 
