@@ -36,7 +36,7 @@ from aiokafka.errors import (
 )
 
 from shared.domain.errors import BrokerAway, Fatal, Fenced, LogMoved, Retryable
-from shared.kafka.offsets import Start, StoredOffset, decide_start
+from shared.kafka.offsets import GO_ON, Start, StoredOffset, decide_start
 from shared.kafka.records import Batch, OffsetRange, Partition, Record
 from shared.kafka.rescue import read_any
 from shared.observability import logging, names
@@ -341,7 +341,7 @@ class ConsumerLoop:
         if first.offset != start.verify_offset or first.digest() != start.verify_digest:
             raise LogMoved(
                 f"{partition.topic}[{partition.partition}]: the record at {start.verify_offset} is not the one that "
-                "was applied: the topic was made anew. Restore it, or move the stored offset deliberately."
+                f"was applied: the topic was made anew. {GO_ON}"
             )
         return records[1:]
 

@@ -13,6 +13,9 @@ from shared.domain.errors import Fenced, LogMoved
 from shared.kafka.records import OffsetRange, Partition
 from shared.postgres.pool import Connection
 
+# What whoever reads of a log that moved can do.
+GO_ON = "Restore the topic, or go on with the log as it is: `khata offsets rewind`, once no process of the group runs."
+
 
 @dataclass(frozen=True, slots=True)
 class StoredOffset:
@@ -45,12 +48,12 @@ def decide_start(name: str, stored: StoredOffset | None, log_start: int, log_end
     if stored.next_offset > log_end:
         raise LogMoved(
             f"{name} ends at {log_end}, but {stored.next_offset} records of it were applied: the topic was "
-            "truncated or made anew. Restore it, or move the stored offset deliberately."
+            f"truncated or made anew. {GO_ON}"
         )
     if stored.next_offset < log_start:
         raise LogMoved(
             f"{name} begins at {log_start}, but only {stored.next_offset} was reached: retention took "
-            f"{log_start - stored.next_offset} records that were never applied. Re-send them, then move the offset."
+            f"{log_start - stored.next_offset} records that were never applied. Have them sent again. {GO_ON}"
         )
     if stored.last_offset is None or stored.last_digest is None:
         return Start(seek=stored.next_offset, position=stored.next_offset)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from shared.kafka.producer import Producer
 from shared.kafka.records import Record
@@ -63,3 +64,16 @@ async def committed(parts: Parts, group: str) -> dict[tuple[str, int], int]:
     async with admin(parts) as client:
         found = await client.list_consumer_group_offsets(group)
     return {(partition.topic, partition.partition): entry.offset for partition, entry in found.items()}
+
+
+def refuse_records(parts: Parts, topic: str, *, refuse: bool) -> None:
+    """The broker takes no record of the topic any more: none is new enough."""
+    wanted = {
+        "message.timestamp.type": "CreateTime" if refuse else "LogAppendTime",
+        "message.timestamp.before.max.ms": "0" if refuse else str(2**63 - 1),
+    }
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()]
+    changed = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    client = AdminClient({"bootstrap.servers": parts.bootstrap, "log_level": 3})
+    for done in client.incremental_alter_configs([changed]).values():
+        done.result(10)

@@ -83,12 +83,21 @@ class Plant:
         for journal in journals:
             journal.compare(stored, counted)
 
+    async def applied(self, deadline_s: float = 60.0) -> None:
+        """Until every record that is in the log now is applied."""
+
+        async def lag() -> dict[int, int]:
+            self.start_again()
+            return await self._lag()
+
+        await eventually(lag, lambda found: not found, deadline_s)
+
     async def archive(self) -> Archive:
         return await asyncio.to_thread(archive, self.parts.database_url)
 
     async def _open_ends(self, journals: tuple[Journal, ...]) -> dict[str, Any]:
         """What is still on its way, in the order in which it moves; empty at rest."""
-        self._start_again()
+        self.start_again()
         if unsent := {path.stem: left for path in self.home.glob("*.sqlite3") if (left := unsent_in(path))}:
             return {"unsent in spools": unsent}
         if behind := await self._door_behind():
@@ -99,19 +108,23 @@ class Plant:
         missing = {one.subject: len(one.answered.keys() - stored[one.subject][0].keys()) for one in journals}
         return {subject: count for subject, count in missing.items() if count}
 
-    def _start_again(self) -> None:
+    def start_again(self) -> None:
         """As any supervisor does with a process that ended because a dependency was away too long."""
         for pod in self.pods.values():
             if pod.child is not None and pod.child.exit_code == EXIT_DEPENDENCY:
                 pod.start(wait=False)
 
-    async def _lag(self) -> dict[int, int]:
+    def offsets(self) -> dict[int, int]:
+        """Where the aggregator stands, by partition."""
         with psycopg.connect(self.parts.database_url) as owner:
             rows = owner.execute(
                 "SELECT partition, next_offset FROM messaging.consumer_offset WHERE consumer_group = %s AND topic = %s",
                 (self.parts.kafka.names.group("aggregator"), self.parts.kafka.names.topic(USAGE_EVENTS)),
             ).fetchall()
-        applied: dict[int, int] = dict(rows)
+        return dict(rows)
+
+    async def _lag(self) -> dict[int, int]:
+        applied = self.offsets()
         found = await ends(self.parts)
         return {number: end - applied.get(number, 0) for number, end in found.items() if end > applied.get(number, 0)}
 

@@ -28,7 +28,14 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL to the server; its sessions end by themselves, and the next start recovers."""
-        os.kill(self._stack.pids()["postgres"], signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def stop_at_once(self) -> None:
+        """An immediate shutdown: the server ends its sessions and writes nothing more."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, number: signal.Signals) -> None:
+        os.kill(self._stack.pids()["postgres"], number)
         self._stack.stop()
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from services.aggregator.apply import Aggregator
 from shared.domain.errors import DatabaseAway
 from shared.domain.period import Month
-from shared.usage.seal import seal
-from tests.support.usage import NOON, TOPIC, counting, opened, seal_month, stamped
+from shared.usage.seal import Cut, seal
+from tests.support.usage import NOON, TOPIC, Counting, counting, opened, seal_month, stamped
 
-ROUNDS, EVENTS = 12, 30
 _INDIA = ZoneInfo("Asia/Kolkata")
 
 
@@ -23,41 +22,58 @@ def _month(number: int) -> Month:
     return Month(2020 + number // 12, number % 12 + 1)
 
 
-async def test_whoever_wins_every_event_is_counted_in_exactly_one_place(database_url: str) -> None:
-    both = 0
-    async with counting(database_url) as count, opened(database_url, "khata_invoicer") as database:
-        for number in range(ROUNDS):
-            month = _month(number)
-            time = datetime(month.year, month.month, 15, tzinfo=NOON.tzinfo)
-            first = count.ends.get(0, 0)
+@pytest.mark.parametrize(
+    ("rounds", "events"),
+    [(12, 30), pytest.param(2_000, 8, marks=[pytest.mark.chaos, pytest.mark.timeout(1800)])],
+)
+async def test_whoever_wins_every_event_is_counted_in_exactly_one_place(
+    database_url: str, rounds: int, events: int
+) -> None:
+    """Two aggregators, each on a partition of its own and with what it remembers of the epoch, and the seal."""
+    raced = 0
+    async with counting(database_url) as one, opened(database_url, "khata_invoicer") as database:
+        other = Aggregator(one.database, one.aggregator.group)
+        both = (one, Counting(one.database, other, one.producer))
+        for number in range(rounds):
+            month, first = _month(number), number * events
 
-            async def produce(number: int = number, time: datetime = time) -> None:
-                for event in range(EVENTS):
-                    await count.apply(stamped(f"{number}-{event}", 1, time=time))
+            async def produce(partition: int, month: Month = month) -> None:
+                time = datetime(month.year, month.month, 15, tzinfo=NOON.tzinfo)
+                for event in range(events):
+                    id = f"{month}-{partition}-{event}"
+                    await both[partition].apply(stamped(id, 1, time=time), partition=partition)
 
-            async def close(month: Month = month, start_at: int = first + 1 + number * EVENTS // ROUNDS) -> Any:
-                await _until(count, start_at)
+            async def close(month: Month = month, start_at: int = first + 1 + number * events // rounds) -> Cut:
+                await _until(one, start_at)
                 async with database.transaction() as connection:
                     return await seal(connection, "khata.aggregator", TOPIC, month, ["acme"])
 
-            _, cut = await asyncio.gather(produce(), close())
-            below = cut.offsets[TOPIC][0] - first
-            start, end = month.bounds(_INDIA)
-            [(windowed,)] = await count.rows(
-                "SELECT coalesce(sum(sum), 0) FROM usage.window WHERE meter_id = 'tokens' AND hour >= %s AND hour < %s",
-                start,
-                end,
-            )
-            late = await count.rows(
-                "SELECT log_offset FROM usage.adjustment WHERE meter_id = 'tokens' AND hour >= %s AND hour < %s "
-                "ORDER BY log_offset",
-                start,
-                end,
-            )
-            assert windowed == Decimal(below)
-            assert [row[0] for row in late] == list(range(first + below, first + EVENTS))
-            both += 0 < below < EVENTS
-    assert both >= ROUNDS // 2  # the race took place
+            _, _, cut = await asyncio.gather(produce(0), produce(1), close())
+            below = [cut.offsets[TOPIC].get(partition, first) - first for partition in (0, 1)]
+            windowed, late = await _counted(one, month)
+            assert windowed == Decimal(sum(below))
+            ends = [
+                (partition, offset)
+                for partition in (0, 1)
+                for offset in range(first + below[partition], first + events)
+            ]
+            assert late == ends
+            raced += any(0 < count < events for count in below)
+    assert raced >= rounds // 2  # the race took place
+
+
+async def _counted(count: Counting, month: Month) -> tuple[Decimal, list[tuple[int, int]]]:
+    """What stands in the month's windows, and the places of its adjustments."""
+    bounds = month.bounds(_INDIA)
+    [(windowed,)] = await count.rows(
+        "SELECT coalesce(sum(sum), 0) FROM usage.window WHERE meter_id = 'tokens' AND hour >= %s AND hour < %s", *bounds
+    )
+    late = await count.rows(
+        "SELECT partition, log_offset FROM usage.adjustment WHERE meter_id = 'tokens' AND hour >= %s AND hour < %s "
+        "ORDER BY 1, 2",
+        *bounds,
+    )
+    return windowed, late
 
 
 async def test_the_seal_waits_for_a_batch_in_flight_and_the_next_batch_sees_it(
@@ -106,7 +122,7 @@ async def test_a_second_seal_of_a_month_keeps_the_first_cut(database_url: str) -
         assert database is not None
 
 
-async def _until(count: Any, offset: int) -> None:
+async def _until(count: Counting, offset: int) -> None:
     """Waits until the partition stands there or further."""
     while count.ends.get(0, 0) < offset:
         await asyncio.sleep(0.001)

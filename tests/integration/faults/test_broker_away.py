@@ -7,11 +7,15 @@ spooling    a spool behind Kafka: the producer notices nothing
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from devstack.stack import Stack
+from tests.support.aggregators import aggregating, outages
 from tests.support.broker import Broker
-from tests.support.outages import assert_as_promised, disk_full, frozen, killed, outage, start_both
+from tests.support.feed import Feed
+from tests.support.outages import assert_as_promised, back, disk_full, frozen, killed, outage, start_both
 from tests.support.plant import Plant
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,3 +37,18 @@ async def test_a_broker_that_hangs_and_goes_on(running: Plant, broker: Broker) -
 
 async def test_a_broker_whose_disk_is_full_and_gets_room_again(running: Plant, broker: Broker) -> None:
     assert_as_promised(await outage(running, broker, "full", disk_full, 1.0), least=1)
+
+
+@pytest.fixture
+def two(broker: Broker, stack: Stack, template_database: str, tmp_path: Path) -> Iterator[Plant]:
+    with aggregating(tmp_path, broker.bootstrap, stack.addresses.database_url, template_database) as made:
+        yield made
+
+
+async def test_two_aggregators_whose_broker_is_killed_twice_count_everything_once(two: Plant, broker: Broker) -> None:
+    await outages(two, Feed(two.parts), 2, lambda: killed_and_back(broker))
+
+
+async def killed_and_back(broker: Broker) -> None:
+    await killed(broker)
+    await back(broker)

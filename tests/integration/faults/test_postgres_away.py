@@ -1,13 +1,16 @@
-"""Postgres is gone: keys authenticate, both doors accept, ingest starts; all of it is counted afterwards."""
+"""Postgres is gone: keys authenticate, both doors accept, ingest starts; all of it is counted afterwards, once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from devstack.stack import Stack
+from tests.support.aggregators import aggregating, outages
+from tests.support.feed import Feed
 from tests.support.plant import Plant, plant
 from tests.support.postgres import Postgres, private_postgres
 
@@ -48,3 +51,20 @@ async def test_what_is_accepted_while_postgres_is_away_is_counted_when_it_is_bac
     finally:
         await asyncio.to_thread(postgres.start)
     await running.settled(http, raw)
+
+
+@pytest.fixture
+def two(postgres: Postgres, stack: Stack, tmp_path: Path) -> Iterator[Plant]:
+    with aggregating(tmp_path, stack.addresses.kafka_bootstrap, postgres.url) as made:
+        yield made
+
+
+async def test_two_aggregators_whose_postgres_is_killed_three_times_count_everything_once(
+    two: Plant, postgres: Postgres
+) -> None:
+    await outages(two, Feed(two.parts), 3, lambda: asyncio.to_thread(killed_and_back, postgres))
+
+
+def killed_and_back(postgres: Postgres) -> None:
+    postgres.kill()
+    postgres.start()

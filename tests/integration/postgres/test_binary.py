@@ -24,7 +24,7 @@ from shared.postgres.binary import (
     UuidArray,
 )
 
-VALUES = 10_000
+VALUES, MANY = 10_000, 1_000_000
 CHANCE = random.Random(20261125)
 
 
@@ -65,7 +65,7 @@ def of_the_driver(values: Sequence[Any], dumper: type[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [1, 2, VALUES])
+@pytest.mark.parametrize("count", [1, 2, VALUES, pytest.param(MANY, marks=pytest.mark.chaos)])
 def test_the_bytes_are_those_of_the_driver(kind: str, count: int) -> None:
     array, draw, native, dumper = KINDS[kind]
     values = [draw(CHANCE) for _ in range(count)]
