@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from msgspec import UNSET
 from psycopg.types.json import Jsonb
 
 from shared.contracts.messages.activity import KeyActivity, decode_activity
@@ -187,14 +188,27 @@ async def _store_anomalies(connection: Connection, anomalies: Sequence[Anomaly])
         cursor = await connection.execute(
             """
             INSERT INTO usage.anomaly
-                (id, class, key_id, project_id, organisation_id, minute, observed, usual, text, address)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                (id, class, key_id, project_id, organisation_id, minute, observed, usual, text, address,
+                 subject, meter_id, meter_version, dimensions, quantity, usual_quantity)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s::numeric)
             ON CONFLICT DO NOTHING
             """,
             (
                 *(one.id, one.found.value, one.key_id, one.project_id, one.organisation_id),
                 *(one.minute, one.observed, one.usual, one.text, one.address),
+                *_window(one),
             ),
         )
         found[one.found.value] += cursor.rowcount
     return found
+
+
+def _window(one: Anomaly) -> tuple[str | int | None, ...]:
+    """Subject, meter, its version, dimensions, quantity and the usual one, of a finding about a window."""
+    about = one.window
+    if about is UNSET:
+        return (None,) * 6
+    return (
+        *(about.subject, about.meter_id, about.meter_version),
+        *(None if each is UNSET else each for each in (about.dimensions, about.quantity, about.usual_quantity)),
+    )

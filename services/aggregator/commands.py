@@ -1,4 +1,4 @@
-"""`khata anomalies`: what watch found unusual about keys."""
+"""`khata anomalies`: what watch found unusual about keys and about hours of usage."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.postgres.current import current_database
 from shared.runtime.output import Output, OutputOption, show, wait_for
 from shared.runtime.settings import DatabaseSettings, load
 
-app = typer.Typer(help="What is unusual about keys: new addresses, spikes, silence, failures.", no_args_is_help=True)
+app = typer.Typer(help="What is unusual about keys and hours of usage.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """What is unusual about keys."""
+    """What is unusual about keys and hours of usage."""
 
 
 @app.command("list")
@@ -33,12 +33,14 @@ async def _read(settings: DatabaseSettings, project: str | None, limit: int) -> 
         rows = await (
             await connection.execute(
                 """
-                SELECT minute, class, project_id, key_id, observed, usual, text, address, id FROM usage.anomaly
+                SELECT minute, class, project_id, key_id, subject, meter_id, observed, usual,
+                       quantity::text, usual_quantity::text, text, address, id
+                FROM usage.anomaly
                 WHERE %(project)s::text IS NULL OR project_id = %(project)s
                 ORDER BY minute DESC, id LIMIT %(limit)s
                 """,
                 {"project": project, "limit": limit},
             )
         ).fetchall()
-    names = ("minute", "class", "project", "key_id", "observed", "usual", "text", "address", "id")
-    return [dict(zip(names, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]
+    columns = "minute class project key_id subject meter observed usual quantity usual_quantity text address id"
+    return [dict(zip(columns.split(), (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]

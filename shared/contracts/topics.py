@@ -162,13 +162,24 @@ WATCH_STATE = Topic(
     retention_ms=None,
     compacted=True,
 )
+WATCH_HOURS = Topic(
+    name="watch.hours.v1",
+    owner="watch",
+    producers=("watch",),
+    consumers=(),
+    key="series of windows",
+    value="what watch has learned of the hours of a subject and meter; its own changelog, as wide as usage.windows.v1",
+    partitions=USAGE_WINDOWS.partitions,
+    retention_ms=None,
+    compacted=True,
+)
 ANOMALIES = Topic(
     name="anomalies.v1",
     owner="watch",
     producers=("watch",),
     consumers=("aggregator",),
     key="project",
-    value="a finding: new address, spike, silence or failure burst of a key",
+    value="a finding: something unusual about a key, or about an hour of a subject and meter",
     partitions=2,
     retention_ms=30 * DAY_MS,
 )
@@ -186,6 +197,7 @@ TOPICS: tuple[Topic, ...] = (
     INGEST_PROCESSES,
     KEYS_ACTIVITY,
     WATCH_STATE,
+    WATCH_HOURS,
     ANOMALIES,
 )
 

@@ -2,7 +2,7 @@
 
 1  what has been applied to each target before, and which of its adjustments stand
 2  decide, target by target (pure)
-3  windows by key, then those that are to be looked at again
+3  windows by key, entered to be published; then those that are to be looked at again
 4  the corrections themselves, then adjustments
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from services.aggregator.corrections import store
 from services.aggregator.corrections.decide import Decision, Outcome, Pending, Target, decide, merged
 from services.aggregator.store import merge_windows
+from services.aggregator.windows import store as published
 from shared.domain.errors import Rejected
 from shared.domain.period import Month
 from shared.observability import names as metrics
@@ -66,6 +67,7 @@ async def _windows(connection: Connection, decisions: Sequence[Decision]) -> Non
         return
     await merge_windows(connection, changed)
     await store.clear_empty(connection, list(changed))
+    await published.queue(connection, list(changed))  # the archive cannot tell which these were
     dirty = {key for decision in decisions for key in decision.dirty}
     if dirty:
         await store.mark_dirty(connection, dirty)

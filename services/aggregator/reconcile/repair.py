@@ -221,9 +221,9 @@ async def _write(connection: Connection, difference: Difference, actor: str) -> 
     key, archive = difference.key, difference.archive
     if archive is None:
         await connection.execute("SELECT usage.remove_window(%s, %s, %s, %s, %s, %s, %s)", key[1:])
+        await published.queue(connection, [key])
     else:
         await store.set_window(connection, key, archive)
-    await published.queue(connection, [key])
     await append(
         connection,
         actor=actor,

@@ -10,6 +10,7 @@ from uuid import UUID
 from services.aggregator.reconcile.archive import SegmentRow
 from services.aggregator.reconcile.identities import Block, Sums
 from services.aggregator.reconcile.windows import LateKey, LateValue
+from services.aggregator.windows import store as published
 from shared.domain.identity import Fingerprint
 from shared.postgres.pool import Connection
 from shared.usage.fold import WindowKey
@@ -353,7 +354,10 @@ async def window(connection: Connection, key: WindowKey) -> Parts | None:
 
 
 async def set_window(connection: Connection, key: WindowKey, parts: Parts) -> None:
-    """Make the window say exactly this. Its values that no event has any more keep a row with 0 events."""
+    """Make the window say exactly this, and enter it to be published.
+
+    Its values that no event has any more keep a row with 0 events.
+    """
     latest = parts.latest or (None, None, None)
     await connection.execute(
         """
@@ -394,3 +398,4 @@ async def set_window(connection: Connection, key: WindowKey, parts: Parts) -> No
             """,
             [(*key, UUID(bytes=digest), events) for digest, events in sorted((parts.distinct or {}).items())],
         )
+    await published.queue(connection, [key])

@@ -1,8 +1,8 @@
-"""Faust as watch needs it: one topic read as bytes, one table of states, nothing else of what it can do.
+"""Faust as watch needs it: topics read as bytes, each with a table of states, nothing else of what it can do.
 
 No worker, web server or signal handling of its own: it runs inside the process like any other part. Topics are made by
-`khata topics apply` alone. The table is in memory and its changelog is watch.state.v1; after a kill Faust may repeat
-records that are in the table already, which changes nothing (detect.observe).
+`khata topics apply` alone. The tables are in memory, their changelogs are watch.state.v1 and watch.hours.v1; after a
+kill Faust may repeat records that are in the table already, which changes nothing (`observe`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import faust
 from faust.types import TP
 from faust.types.enums import ProcessingGuarantee
 
+from services.aggregator.watch.hours_watch import place_of
 from services.aggregator.watch.settings import WatchSettings
-from shared.contracts.topics import KEYS_ACTIVITY, WATCH_STATE, Topic
+from shared.contracts.topics import KEYS_ACTIVITY, USAGE_WINDOWS, WATCH_HOURS, WATCH_STATE, Topic
 from shared.kafka.partitions import partition_of
 
 RAW: dict[str, Any] = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """`activity` is to be read, `states` a mapping of key ids to encoded states."""
+class Source:
+    """A topic to be read (`records`), and a mapping of keys to encoded states, as wide."""
 
     app: faust.App
-    activity: Any
+    records: Any
     states: Any
     partitions: int
 
@@ -35,7 +36,7 @@ class Stream:
 
         Raises KafkaError.
         """
-        name = self.activity.get_topic_name()
+        name = self.records.get_topic_name()
         mine = [TP(tp.topic, tp.partition) for tp in self.app.consumer.assignment() if tp.topic == name]
         if self.app.rebalancing or not mine:
             return {}
@@ -46,16 +47,28 @@ class Stream:
         return found
 
 
-def make(settings: WatchSettings, folder: str, partitions: int) -> Stream:
-    """`folder` stays empty: the store is in memory. `partitions`: of key activity and, as many, of the states."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What keys did, and windows that changed; each with what is remembered of it."""
+
+    app: faust.App
+    activity: Source
+    windows: Source
+
+
+def make(settings: WatchSettings, folder: str, activity: int, windows: int) -> Stream:
+    """`folder` stays empty: the store is in memory. Partitions of key activity and of windows, and of their states."""
     servers = ";".join(f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(","))
     group = settings.names.group("watch")
 
+    # May be set outside of the stream too: where a key belongs does not hang on the record in hand.
     class Keys(faust.Table[bytes, bytes]):
-        """May be set outside of the stream too: where a key belongs does not hang on the record in hand."""
-
         def partition_for_key(self, key: bytes) -> int:
-            return partition_of(key, partitions)
+            return partition_of(key, activity)
+
+    class Hours(faust.Table[bytes, bytes]):
+        def partition_for_key(self, key: bytes) -> int:
+            return place_of(key, windows)
 
     app = faust.App(
         group,
@@ -75,18 +88,31 @@ def make(settings: WatchSettings, folder: str, partitions: int) -> Stream:
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
-        topic_partitions=partitions,
+        topic_partitions=max(activity, windows),
         table_standby_replicas=0,
-        Table=Keys,
     )
 
     # Bytes as they are: what Faust cannot decode it acknowledges, and restarts the agent.
-    def topic(of: Topic, **more: Any) -> Any:
-        return app.topic(settings.names.topic(of), partitions=partitions, **RAW, **more)
+    def source(of: Topic, kept: Topic, table: type[faust.Table[bytes, bytes]], name: str, partitions: int) -> Source:
+        def topic(one: Topic, **more: Any) -> Any:
+            return app.topic(settings.names.topic(one), partitions=partitions, **RAW, **more)
 
-    changelog = topic(WATCH_STATE, compacting=True)
-    states = app.Table("keys", key_type=bytes, value_type=bytes, partitions=partitions, changelog_topic=changelog)
-    return Stream(app, topic(KEYS_ACTIVITY), states, partitions)
+        states = table(
+            app,
+            name=name,
+            key_type=bytes,
+            value_type=bytes,
+            partitions=partitions,
+            changelog_topic=topic(kept, compacting=True),
+            beacon=app.tables.beacon,
+        )
+        return Source(app, topic(of), app.tables.add(states), partitions)
+
+    return Stream(
+        app,
+        source(KEYS_ACTIVITY, WATCH_STATE, Keys, "keys", activity),
+        source(USAGE_WINDOWS, WATCH_HOURS, Hours, "hours", windows),
+    )
 
 
 def credentials(settings: WatchSettings) -> Any:

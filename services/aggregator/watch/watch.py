@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,14 +16,13 @@ import msgspec
 from services.aggregator.watch import detect
 from services.aggregator.watch.clock import StreamClock
 from services.aggregator.watch.state import KeyState, decode_state, encode_state
-from shared.contracts.messages.activity import UNKNOWN, decode_activity
-from shared.contracts.messages.anomaly import Anomaly, encode_anomaly
-from shared.contracts.topics import ANOMALIES, Names
+from services.aggregator.watch.tell import tell
+from shared.contracts.messages.activity import decode_activity
+from shared.contracts.topics import Names
 from shared.kafka.partitions import partition_of
 from shared.kafka.producer import AckedSender
 from shared.observability import logging
 from shared.observability import names as metrics
-from shared.postgres.outbox import OutboxMessage
 
 AHEAD_MINUTES = 2  # of its append time; the process that wrote it has a wrong clock
 
@@ -96,7 +95,7 @@ class Watch:
         async with self._one_at_a_time:
             before = self._state(key)
             after, findings = step(before)
-            await self._publish(findings)
+            await tell(self.sender, self.names, findings)
             if after is not before:
                 self.states[key] = encode_state(after)
 
@@ -108,14 +107,6 @@ class Watch:
             metrics.WATCH_FAILURES.inc()
             log.warning("watch.state_unreadable", key_id=key.decode(errors="replace"), error=str(error))
             return KeyState()
-
-    async def _publish(self, findings: Iterable[Anomaly]) -> None:
-        topic = self.names.topic(ANOMALIES)
-        for one in findings:
-            key = (one.project_id or UNKNOWN).encode()
-            await self.sender.send([OutboxMessage(topic, key, encode_anomaly(one))])
-            metrics.WATCH_FINDINGS.labels(one.found.value).inc()
-            log.info("watch.found", kind=one.found.value, key_id=one.key_id, project=one.project_id, text=one.text)
 
     def _clock(self, partition: int) -> StreamClock:
         return self._clocks.setdefault(partition, StreamClock())

@@ -7,8 +7,8 @@ needs no index by time of change, which would end its HOT updates, and what is r
     1  look: what was applied at the look before, and still is not published, has nobody who would
     2  segment by segment: the windows that it may have changed are published as they stand, then the cursor is moved
                                           crash: from the cursor on again
-    3  what changed without a batch (repairs, back-fills) stands in the queue `usage.changed_window`, written in the
-       same transaction; published, then forgotten          crash between: published again
+    3  what the archive cannot tell (corrections, repairs, back-fills) stands in the queue `usage.changed_window`,
+       written in the same transaction; published, then forgotten          crash between: published again
 It rests four times as long as it works: counting goes first.
 """
 

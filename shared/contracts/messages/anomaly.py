@@ -1,4 +1,4 @@
-"""`anomalies.v1`: what watch found unusual about a key. `id` is made of class, key and minute: stored once."""
+"""`anomalies.v1`: what watch found unusual. `id` is made of class, key or window, and minute: stored once."""
 
 from __future__ import annotations
 
@@ -18,26 +18,44 @@ class Class(StrEnum):
     SPIKE = "spike"
     SILENT = "silent"
     FAILURE_BURST = "failure_burst"
+    HOUR_SPIKE = "hour_spike"
+    HOUR_DROP = "hour_drop"
+    NEGATIVE_QUANTITY = "negative_quantity"
+    LATE_CHANGE = "late_change"
+
+
+class AboutWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a finding about an hour of usage. Quantities are exact decimal texts (numbers of events, where hours do not
+    add up); `usual_quantity`: the median of the last two days, or what the hour was before."""
+
+    subject: str
+    meter_id: str
+    meter_version: int
+    dimensions: str | msgspec.UnsetType = msgspec.UNSET  # canonical JSON
+    quantity: str
+    usual_quantity: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
-    """`observed` against `usual`: events or failed calls in that minute, or minutes without an event."""
+    """`observed` against `usual`: events or failed calls in that minute, minutes without an event, or, about a window,
+    events of the hour that starts at `minute`; then there is no key."""
 
     id: str
     found: Class = msgspec.field(name="class")
-    key_id: str
+    key_id: str | None
     project_id: str | None
     organisation_id: str | None
     minute: Instant
     observed: Count
     usual: Count
     text: str  # one sentence for people
+    window: AboutWindow | msgspec.UnsetType = msgspec.UNSET
     address: str | None = None  # of a new address, as key activity has it: hashed unless a setting says otherwise
 
 
-def finding_id(found: Class, key_id: str, minute: int, more: str = "") -> str:
-    """`minute` counts from the epoch; `more` tells findings of one class and minute apart."""
-    return hashlib.sha256(f"{found}|{key_id}|{minute}|{more}".encode()).hexdigest()[:32]
+def finding_id(found: Class, about: str, minute: int, more: str = "") -> str:
+    """`about`: the key, or the series of windows. `minute` counts from the epoch; `more` tells several of one apart."""
+    return hashlib.sha256(f"{found}|{about}|{minute}|{more}".encode()).hexdigest()[:32]
 
 
 def instant(minute: int) -> datetime:

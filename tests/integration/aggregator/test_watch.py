@@ -15,12 +15,15 @@ import pytest
 
 from shared.contracts.messages.activity import KeyActivity, encode_activity
 from shared.contracts.messages.anomaly import Anomaly, decode_anomaly
-from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, WATCH_STATE
+from shared.contracts.messages.event import event_key
+from shared.contracts.messages.window import WindowMessage, encode_window, window_key
+from shared.contracts.topics import ANOMALIES, KEYS_ACTIVITY, USAGE_WINDOWS, WATCH_STATE
 from shared.kafka.partitions import partition_of
 from shared.kafka.producer import Producer
 from shared.postgres.outbox import OutboxMessage
 from tests.conftest import Parts
 from tests.support.activity import HOME, minute, steady
+from tests.support.hours import window
 from tests.support.kafka import read_topic
 from tests.support.pods import Pod
 from tests.support.services import services
@@ -41,6 +44,17 @@ async def publish(parts: Parts, records: Sequence[KeyActivity]) -> None:
     ordered = sorted(records, key=lambda one: one.minute)
     try:
         await producer.send([OutboxMessage(topic, one.key_id.encode(), encode_activity(one)) for one in ordered])
+    finally:
+        await producer.stop()
+
+
+async def publish_windows(parts: Parts, windows: Sequence[WindowMessage]) -> None:
+    """As the aggregator would."""
+    producer, topic = Producer(parts.kafka, "test"), parts.kafka.names.topic(USAGE_WINDOWS)
+    place = partition_of(event_key("acme-app", "alice"), USAGE_WINDOWS.partitions)
+    records = [OutboxMessage(topic, window_key(one), encode_window(one), partition=place) for one in windows]
+    try:
+        await producer.send(records)
     finally:
         await producer.stop()
 
@@ -84,13 +98,30 @@ async def test_what_is_planted_is_found_stored_and_listed_and_a_steady_hour_is_n
                 *steady(30, key_id=MOVING, start=start, first=60, addresses=HOME + AWAY),
             ],
         )
-        anomalies = await eventually(lambda: found(parts), lambda some: len(some) >= 3, 120)
-        await eventually(lambda: _count(parts), lambda rows: rows == 3)
+        first = start.replace(minute=30) - timedelta(hours=60)
+        late = first + timedelta(hours=59)
+        await publish_windows(
+            parts,
+            [
+                *(window(n, 100, start=first) for n in range(48)),
+                window(48, 100, "-40.5", start=first),
+                window(49, 900, start=first),
+                *(window(n, 100, start=first) for n in (50, 51)),
+                window(5, 150, start=first, revision=2, updated_at=late),
+            ],
+        )
+        anomalies = await eventually(lambda: found(parts), lambda some: len(some) >= 6, 120)
+        await eventually(lambda: _count(parts), lambda rows: rows == 6)
     by_key = {(one.key_id, one.found.value, (one.minute - start) // timedelta(minutes=1)) for one in anomalies}
-    assert by_key == {(SPIKING, "spike", 60), (MOVING, "new_address", 60), (STOPPING, "silent", 60)}
-    assert len(await found(parts)) == 3  # each once, and none for the others
+    of_keys = {(SPIKING, "spike", 60), (MOVING, "new_address", 60), (STOPPING, "silent", 60)}
+    assert {one for one in by_key if one[0] is not None} == of_keys
+    of_hours = {(one.found.value, (one.minute - first) // timedelta(hours=1)) for one in anomalies if one.window}
+    assert of_hours == {("negative_quantity", 48), ("hour_spike", 49), ("late_change", 5)}
+    assert len(await found(parts)) == 6  # each once, and none for the others
     listed = khata(parts, "anomalies", "list", "--project", "acme-app")
     assert {(row["key_id"], row["class"]) for row in listed} == {(key, kind) for key, kind, _ in by_key}
+    [negative] = [row for row in listed if row["class"] == "negative_quantity"]
+    assert (negative["subject"], negative["meter"], negative["quantity"]) == ("alice", "tokens", "-40.5")
 
 
 async def _count(parts: Parts) -> int:

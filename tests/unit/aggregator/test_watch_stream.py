@@ -30,10 +30,13 @@ def test_tls_alone_and_neither() -> None:
 
 
 def test_every_server_topics_with_the_prefix_and_no_topic_is_made_by_faust(tmp_path: Any) -> None:
-    stream = make(settings(KHATA_INSTANCE="w-1"), str(tmp_path), 4)
+    stream = make(settings(KHATA_INSTANCE="w-1"), str(tmp_path), 4, 6)
     conf = stream.app.conf
     assert [str(url) for url in conf.broker] == ["kafka://a:9092", "kafka://b:9093"]
-    assert stream.activity.get_topic_name() == "t.keys.activity.v1"
-    assert stream.states.changelog_topic.get_topic_name() == "t.watch.state.v1"
+    assert stream.activity.records.get_topic_name() == "t.keys.activity.v1"
+    assert stream.windows.records.get_topic_name() == "t.usage.windows.v1"
+    assert stream.windows.states.changelog_topic.get_topic_name() == "t.watch.hours.v1"
+    assert (stream.activity.partitions, stream.windows.partitions) == (4, 6)
+    assert stream.activity.states.changelog_topic.get_topic_name() == "t.watch.state.v1"
     assert (conf.id, conf.consumer_group_instance_id) == ("t.khata.watch", "t.khata.watch.w-1")
     assert (conf.topic_allow_declare, conf.topic_disable_leader) == (False, True)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.aggregator.watch.hours_state import decode_series, encode_series
 from services.aggregator.watch.state import decode_state, encode_state
 from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.catalogue.cache import CatalogueCache
@@ -45,6 +46,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     "watch.state.v1": (decode_state, encode_state),
     "anomalies.v1": (decode_anomaly, encode_anomaly),
     "usage.windows.v1": (decode_window, encode_window),
+    "watch.hours.v1": (decode_series, encode_series),
 }
 
 
