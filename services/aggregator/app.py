@@ -7,6 +7,7 @@ import asyncio
 from services.aggregator import activity
 from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
+from services.aggregator.corrections.keeper import Keeper as CorrectionKeeper
 from services.aggregator.dead_letters import keep
 from services.aggregator.dead_letters.keep import DeadLetters, Keeper
 from services.aggregator.generations.filters import Filters
@@ -64,6 +65,7 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             )
             if changed is not None:
                 tasks.create_task(_publish(settings, database, changed, process.stop))
+            tasks.create_task(CorrectionKeeper(settings, settings.names, database).run(process.stop))
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
             if settings.reconcile:

@@ -5,6 +5,7 @@
                                            crash here and later: nothing happened
     3  move the offsets, or Fenced         another owner moved on: drop the batch
        leave out what the archive has (after a rewind)
+       refuse events of sealed months that no meter takes any more (late.py)
        corrections, if there are any: refuse those that their targets' meters do not take (corrections/of_batch.py)
     4  identities: fresh, seen, conflicting
     5  fold the fresh into windows; those of a sealed month become adjustments
@@ -32,6 +33,7 @@ from services.aggregator.corrections.settle import Terms
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation, generations
 from services.aggregator.identity import Claims, claim_identities
+from services.aggregator.late import without_late
 from services.aggregator.store import merge_windows, record_adjustments, record_conflicts, store_segments
 from services.aggregator.windows.changed import Changed
 from shared.domain.errors import DatabaseAway
@@ -123,6 +125,7 @@ class Aggregator:
         await offsets.move(connection, self.group, prepared.batch.ranges)
         prepared = await without_archived(connection, prepared)
         await failpoint("aggregator.batch.after_offsets")
+        prepared = await without_late(connection, prepared, current.sealed)
         terms = Terms(current.reader.metering, current.sealed)
         corrections = await of_batch.begin(connection, terms, prepared, self._originals)
         if corrections is not None:

@@ -7,7 +7,7 @@ catalogue has changed meanwhile are the records read again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -78,3 +78,18 @@ async def _segments(records: Sequence[Record], times: Sequence[datetime | None])
         found.append((first, pack(records[first : first + size], times[first : first + size])))
         first += size
     return found
+
+
+def refuse(batch: PreparedBatch, errors: Mapping[bytes, Rejected]) -> PreparedBatch:
+    """Without the events of these identities, which become rejects."""
+    if not errors:
+        return batch
+    pairs = list(zip(batch.places, batch.events, strict=True))
+    left = [(place, event) for place, event in pairs if event.key not in errors]
+    refused = [Reject(batch.batch.records[place], errors[event.key]) for place, event in pairs if event.key in errors]
+    return replace(
+        batch,
+        events=[event for _, event in left],
+        places=[place for place, _ in left],
+        rejected=[*batch.rejected, *refused],
+    )

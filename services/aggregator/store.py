@@ -199,7 +199,7 @@ async def record_conflicts(connection: Connection, conflicts: Sequence[tuple[Rec
 
 
 async def record_adjustments(connection: Connection, late: Sequence[tuple[Record, UsageEvent]]) -> None:
-    """One unbilled row per event and meter; billing them is the invoicer's."""
+    """One unbilled row per event and meter that takes late readings; billing them is the invoicer's."""
     async with connection.cursor() as cursor:
         await cursor.executemany(
             """
@@ -227,5 +227,6 @@ async def record_adjustments(connection: Connection, late: Sequence[tuple[Record
                 )
                 for record, event in late
                 for reading in event.readings
+                if reading.meter.late != "reject"
             ],
         )

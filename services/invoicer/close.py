@@ -1,7 +1,8 @@
 """Close a month: wait, seal, then draft and finalize, organisation by organisation.
 
 Per time zone (its organisations are a block with one cut):
-    1  the barrier: what was accepted is aggregated          crash: nothing happened
+    1  the barrier: what was accepted is aggregated, and what was corrected is looked at again
+                                                             crash: nothing happened
     2  seal the block under one cut                          crash: sealed; the next run keeps that cut
 Then per organisation, each alone:
     3  draft (one transaction)                               crash: the next run finds the draft
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,13 +25,13 @@ from typing import TypeVar
 
 import psycopg
 
-from services.invoicer import attempts, barrier, cases
+from services.invoicer import attempts, barrier, cases, dirty_barrier
 from services.invoicer.attempts import Attempt
 from services.invoicer.draft import Drafted, discard, draft, idempotency_key
 from services.invoicer.finalize import DatabaseClock, Finalized, StaleDraft, database_now, finalize
 from services.invoicer.progress import Progress, Stage, silent
 from shared.contracts.topics import INVOICES, USAGE_EVENTS, USAGE_RAW
-from shared.domain.errors import DatabaseAway, NeedsPerson, Rejected, Usage
+from shared.domain.errors import DatabaseAway, NeedsPerson, Rejected, Retryable, Usage
 from shared.domain.period import Month, time_zone
 from shared.kafka import topics
 from shared.observability import logging
@@ -162,6 +164,8 @@ async def _seal_block(deps: Deps, month: Month, zone: str, block: Sequence[str],
         if not await _unsealed(connection, month, block):
             return  # an earlier run sealed them all: its cut stands
     await barrier.wait(deps.kafka, deps.database, progress, deps.wait_s)
+    deadline = time.monotonic() + deps.wait_s
+    await dirty_barrier.wait(deps.database, month, block, progress, deadline, deps.wait_s)
     progress(Stage(f"sealing {month} of {len(block)} organisations in {zone}"))
 
     async def seal_what_is_open() -> None:
@@ -177,7 +181,14 @@ async def _seal_block(deps: Deps, month: Month, zone: str, block: Sequence[str],
                     unsealed,
                 )
 
-    await _again(seal_what_is_open)
+    while True:
+        try:
+            await _again(seal_what_is_open)
+            break
+        except DatabaseAway:
+            raise
+        except Retryable:  # an event was corrected in between
+            await dirty_barrier.wait(deps.database, month, block, progress, deadline, deps.wait_s)
     await failpoint("invoicer.close.after_seal")
 
 

@@ -1,7 +1,8 @@
 """Count usage again from segments, for many invoices in one pass. Independent of the windows on purpose.
 
 Only what the log and the invoices themselves say takes part: records whose disposition is "counted", below the
-invoice's cut, of its organisation's projects, in its month; meters are those frozen in the document.
+invoice's cut, of its organisation's projects, in its month; meters are those frozen in the document. Of an event that
+was corrected before the seal, what the last correction below the cut says counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from shared.domain.identity import identity_key, read_data
 from shared.domain.meter import ZERO, Meter, MeterIndex
 from shared.domain.period import Month, day_start, local_hour_start, time_zone
 from shared.kafka.records import Record
+from shared.usage.corrected import Corrected
 from shared.usage.parts import SUMS, Parts, Period, quantity
 from shared.usage.read import StoredSegment
 from shared.usage.seal import Cut
@@ -42,6 +44,7 @@ class Recount:
     cut: Cut
     meters: MeterIndex
     levels: dict[tuple[str, int], Decimal]  # what each weighted_sum carries into the month, or into its first hour
+    corrected: Mapping[bytes, Corrected] = field(default_factory=dict)  # before the seal, by identity
     unreadable: list[str] = field(default_factory=list)
     _days: dict[_DayKey, Parts] = field(default_factory=dict)
 
@@ -66,6 +69,13 @@ class Recount:
         below = self.cut.below(record.topic, record.partition, record.offset)
         if not below or not self.start <= time < self.end:
             return
+        found = self.corrected.get(key)
+        if found is not None:
+            if not self.cut.below(record.topic, found.partition, found.offset):
+                self.unreadable.append(f"{_place(record)} was corrected for this invoice, but after its cut")
+            if found.data is None:
+                return
+            data = read_data(found.data)
         day, hour = time.astimezone(self.zone).date(), local_hour_start(time, self.zone)
         for meter in self.meters.by_type.get(event_type, ()):
             try:
@@ -129,9 +139,12 @@ class Recount:
 
 def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], owners: Mapping[str, str]) -> None:
     """Add a segment's records. `recounts` by organisation, `owners` project -> organisation."""
+    corrected = any(recount.corrected for recount in _all(recounts))
     with localcontext(SUMS):
         for record, disposition in segment:
-            if disposition is not Disposition.COUNTED or record.value is None:
+            # What filters left out may have been given data that they take.
+            amended_too = disposition is Disposition.UNMETERED and corrected
+            if not (disposition is Disposition.COUNTED or amended_too) or record.value is None:
                 continue
             try:
                 stamped = decode_event(record.value)
@@ -146,7 +159,8 @@ def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], own
                 continue
             key = identity_key(stamped.project, stamped.live, stamped.source, stamped.id)
             for recount in wanted:
-                recount.add(record, stamped.type, stamped.time, stamped.id, key, data)
+                if not amended_too or key in recount.corrected:
+                    recount.add(record, stamped.type, stamped.time, stamped.id, key, data)
 
 
 def _all(recounts: Mapping[str, Sequence[Recount]]) -> Iterable[Recount]:

@@ -25,6 +25,7 @@ from shared.domain.errors import Fatal, NeedsPerson, Rejected, Usage
 from shared.domain.period import Month
 from shared.observability import names
 from shared.postgres.pool import Connection, Database
+from shared.usage.corrected import in_windows
 from shared.usage.read import segments
 
 
@@ -90,6 +91,7 @@ async def _count(connection: Connection, recounts: Sequence[Recount]) -> None:
     owners: dict[str, str] = dict(projects)
     by_organisation: dict[str, list[Recount]] = {}
     for recount in recounts:
+        recount.corrected = await in_windows(connection, [recount.organisation_id], recount.start, recount.end)
         by_organisation.setdefault(recount.organisation_id, []).append(recount)
     start: datetime = min(recount.start for recount in recounts)
     end: datetime = max(recount.end for recount in recounts)

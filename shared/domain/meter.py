@@ -166,6 +166,7 @@ class MeterIndex:
 
     by_type: Mapping[str, tuple[Meter, ...]]
     changing: frozenset[str] = frozenset()  # types of meters that not every hour counts by
+    rejecting: bool = False  # whether some meter takes nothing after the seal
 
     @classmethod
     def of(cls, meters: Iterable[Meter]) -> MeterIndex:
@@ -177,7 +178,8 @@ class MeterIndex:
             for event_type, found in by_type.items()
             if any(meter.effective_from or meter.effective_until for meter in found)
         }
-        return cls({event_type: tuple(found) for event_type, found in by_type.items()}, frozenset(bounded))
+        rejecting = any(meter.late == "reject" for found in by_type.values() for meter in found)
+        return cls({event_type: tuple(found) for event_type, found in by_type.items()}, frozenset(bounded), rejecting)
 
     @staticmethod
     def versions(meters: Iterable[Meter]) -> list[Meter]:

@@ -54,6 +54,14 @@ CORRECTIONS = Counter(
     "Corrections by what became of them: window, adjustment, nothing (applied as that), parked, refused",
     ["outcome"],
 )
+CORRECTIONS_PARKED = Gauge("khata_corrections_parked", "Corrections whose target is not known")
+CORRECTION_PARKED_OLDEST = Gauge(
+    "khata_correction_parked_oldest_seconds", "Since when the oldest of them waits, 0 without any"
+)
+DIRTY_WINDOWS = Gauge("khata_dirty_windows", "Windows to look at again after a correction; no month is sealed with one")
+DIRTY_WINDOW_OLDEST = Gauge("khata_dirty_window_oldest_seconds", "Since when the oldest is dirty, 0 without any")
+DIRTY_WINDOWS_CLEANED = Counter("khata_dirty_windows_cleaned", "Windows looked at again after a correction")
+CORRECTION_FAILURES = Counter("khata_correction_failures", "Looks at corrections and dirty windows put off")
 IDENTITY_GENERATIONS = Gauge(
     "khata_identity_generations",
     "Generations of identities: open, filtered (closed, this process has its filter), unfiltered",

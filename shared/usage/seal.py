@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
+from shared.domain.errors import Retryable
 from shared.domain.period import Month
 from shared.postgres import epoch
 from shared.postgres.pool import Connection
@@ -28,9 +29,13 @@ async def seal(connection: Connection, group: str, topic: str, month: Month, org
 
     Takes the epoch lock exclusively: no batch is in flight at the cut, every later one sees the seal.
     Organisations that are sealed already keep their seal. Raises DatabaseAway (through the pool) when
-    the lock is not free: try the transaction again.
+    the lock is not free: try the transaction again. Raises Retryable while a window of the month is dirty.
     """
     version = await epoch.enter_exclusive(connection)
+    # Under the lock nobody corrects an event, and nobody looks at a window again.
+    dirty = await dirty_windows(connection, month, organisations)
+    if dirty.windows:
+        raise Retryable(f"{dirty.windows} windows of {month} wait to be looked at again after a correction")
     rows = await (
         await connection.execute(
             """
@@ -56,6 +61,32 @@ async def seal(connection: Connection, group: str, topic: str, month: Month, org
         (month.year, month.month, row[0], list(organisations)),
     )
     return Cut(int(row[0]), offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class Dirty:
+    """Windows whose extremes may be those of an event that was corrected, and whose they are."""
+
+    windows: int
+    organisations: tuple[str, ...]
+
+
+async def dirty_windows(connection: Connection, month: Month, organisations: Sequence[str]) -> Dirty:
+    """Live ones of this month, in each organisation's time zone."""
+    rows = await (
+        await connection.execute(
+            """
+            SELECT organisation.id, count(*) FROM usage.dirty_window
+            JOIN catalogue.organisation ON organisation.id = dirty_window.organisation_id
+            WHERE cleaned < marks AND live AND organisation_id = ANY(%s)
+              AND extract(year FROM hour AT TIME ZONE time_zone) = %s
+              AND extract(month FROM hour AT TIME ZONE time_zone) = %s
+            GROUP BY organisation.id ORDER BY organisation.id
+            """,
+            (list(organisations), month.year, month.month),
+        )
+    ).fetchall()
+    return Dirty(sum(count for _, count in rows), tuple(organisation for organisation, _ in rows))
 
 
 async def cut_of(connection: Connection, organisation_id: str, month: Month) -> Cut | None:

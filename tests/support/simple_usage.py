@@ -22,6 +22,30 @@ class Simple:
     text: str
 
 
+@dataclass(frozen=True)
+class Fix:
+    """One correction of the event `target`: its new value and text, or nothing of it any more (`value` None)."""
+
+    target: str
+    value: Fraction | None = None
+    text: str = ""
+
+
+def standing(sent: list[Simple | Fix]) -> list[Simple]:
+    """What stands of all that was sent: of events with one id the first, as the last of its fixes says. Fixes may come
+    before their event; nothing mends what was taken back."""
+    found: dict[str, Simple | None] = {}
+    for event in sent:
+        if isinstance(event, Fix) or event.id in found:
+            continue
+        stands: Simple | None = event
+        for fix in sent:
+            if isinstance(fix, Fix) and fix.target == event.id and stands is not None:
+                stands = None if fix.value is None else Simple(event.id, event.time, fix.value, fix.text)
+        found[event.id] = stands
+    return [event for event in found.values() if event is not None]
+
+
 def answer(aggregation: str, events: list[Simple], start: datetime, end: datetime) -> Fraction | None:
     """The quantity of [start, end). Of events with one id the first in the list stands."""
     standing: list[Simple] = []

@@ -210,12 +210,13 @@ def _move(event: UsageEvent, before: Sequence[Reading], after: Sequence[Reading]
             if leaving[Signed.of(reading)] > joining[Signed.of(reading)]:
                 key = _window(event, reading)
                 found.windows.setdefault(key, Parts()).remove(reading, event.key, event.time)
-                if reading.meter.aggregation in EXTREMES:
-                    found.dirty.add(key)
         for reading in after:
             if joining[Signed.of(reading)] > leaving[Signed.of(reading)]:
                 parts = found.windows.setdefault(_window(event, reading), Parts())
                 parts.add(reading, event.key, event.time, event.id)
+    # Also those that only gain: who is looking at their events right now must not miss it.
+    changed = {(_window(event, reading), reading.meter.aggregation) for reading in (*before, *after)}
+    found.dirty = {key for key, aggregation in changed if aggregation in EXTREMES and key in found.windows}
 
 
 def _window(event: UsageEvent, reading: Reading) -> WindowKey:

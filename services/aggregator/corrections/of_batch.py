@@ -10,15 +10,15 @@ A crash is the batch's: nothing happened, or all of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from services.aggregator.batch import PreparedBatch
+from services.aggregator.batch import PreparedBatch, refuse
 from services.aggregator.corrections import find, store
 from services.aggregator.corrections.decide import SEALED, Pending, Target, amended_readings, only_sealed
 from services.aggregator.corrections.find import Originals, Place
 from services.aggregator.corrections.settle import Terms, settle
+from services.aggregator.reconcile.store import first_meters
 from shared.domain.errors import Rejected
-from shared.kafka.dead_letter import Reject
 from shared.kafka.records import Record
 from shared.observability import names as metrics
 from shared.postgres.pool import Connection, Database
@@ -38,7 +38,7 @@ FIRST_SIGHTINGS = frozenset(
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a batch has to do about corrections. `batch`: what may be claimed of it. `waiting`: parked ones whose
-    targets it brings."""
+    targets it brings, or corrects too: they come first."""
 
     terms: Terms
     batch: PreparedBatch
@@ -93,7 +93,8 @@ async def begin(connection: Connection, terms: Terms, batch: PreparedBatch, orig
     mine = [event for event in batch.events if event.correction is not None]
     waiting: list[Pending] = []
     if await store.any_parked(connection):
-        waiting = await store.parked(connection, [event.key for event in batch.events])
+        corrected = [event.correction.target_key for event in mine if event.correction is not None]
+        waiting = await store.parked(connection, [*(event.key for event in batch.events), *corrected])
     if not mine and not waiting:
         return None
     await store.lock_projects(connection, {one.project_id for one in mine} | {one.project_id for one in waiting})
@@ -113,23 +114,16 @@ async def _without_refused(
     standing = await find.places(connection, wanted | {event.key for _, event in amends})
     stored = {key: place for key, place in standing.items() if key in wanted}
     targets = _first_in_batch(terms, batch, wanted) | await _read(connection, _topic(batch), terms, originals, stored)
-    refused: dict[bytes, Reject] = {}
-    for record, event in amends:
-        correction, target = event.correction, targets.get(event.correction.target_key) if event.correction else None
-        if correction is None or event.key in standing or not isinstance(target, Target):
+    refused: dict[bytes, Rejected] = {}
+    for _, event in amends:
+        target = targets.get(event.correction.target_key) if event.correction else None
+        if event.key in standing or not isinstance(target, Target):
             continue
         try:
             _check(target, event, terms)
         except Rejected as error:
-            refused[event.key] = Reject(record, error)
-    if not refused:
-        return batch
-    left = [(event, place) for _, event, place in _sightings(batch) if event.key not in refused]
-    rejected = [*batch.rejected]
-    rejected += [
-        Reject(record, refused[event.key].error) for record, event, _ in _sightings(batch) if event.key in refused
-    ]
-    return replace(batch, events=[event for event, _ in left], places=[place for _, place in left], rejected=rejected)
+            refused[event.key] = error
+    return refuse(batch, refused)
 
 
 def _check(target: Target, event: UsageEvent, terms: Terms) -> None:
@@ -182,11 +176,11 @@ async def _read(
     if not places:
         return {}
     read = await originals.read(connection, topic, list(places.values()))
-    first_meters = await store.first_meters(connection)
+    first_made = await first_meters(connection)
     found: dict[bytes, Target | Rejected] = {}
     for key, place in places.items():
         try:
-            found[key] = find.target_of(read[place], terms.metering, first_meters)
+            found[key] = find.target_of(read[place], terms.metering, first_made)
         except Rejected as error:
             found[key] = error
     return found
@@ -201,7 +195,8 @@ async def settle_or_park(
     for one in pending:
         target = targets.get(one.correction.target_key)
         if target is None:
-            waiting.append((one, UNKNOWN))
+            if not one.stored:
+                waiting.append((one, UNKNOWN))
         elif isinstance(target, Target) and target.event.subject != one.subject:
             waiting.append((one, OTHER_SUBJECT))
         else:

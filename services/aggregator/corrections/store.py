@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from services.aggregator.corrections.decide import Adjustment, Applied, Decision, Outcome, Pending, Signed, Target
+from services.aggregator.corrections.dirty_store import SAME, WANTED, key_columns
 from shared.domain.correction import Correction
 from shared.postgres.binary import UuidArray
 from shared.postgres.pool import Connection
@@ -120,14 +120,6 @@ async def standing_adjustments(connection: Connection, target_keys: Sequence[byt
     return found
 
 
-async def first_meters(connection: Connection) -> dict[str, datetime]:
-    """When the first meter of each event type was made."""
-    rows = await (
-        await connection.execute("SELECT event_type, min(created_at) FROM catalogue.meter GROUP BY event_type")
-    ).fetchall()
-    return dict(rows)
-
-
 async def park(connection: Connection, waiting: Sequence[tuple[Pending, Parking]]) -> None:
     """Those that find no target yet. One that is stored already is told why anew."""
     async with connection.cursor() as cursor:
@@ -218,9 +210,9 @@ async def clear_empty(connection: Connection, windows: Collection[WindowKey]) ->
         f"""
         UPDATE usage.window AS stored SET
             minimum = NULL, maximum = NULL, latest_time = NULL, latest_id = NULL, latest_value = NULL, moment = NULL
-        FROM {_KEYS} WHERE {_SAME} AND stored.count = 0
+        FROM {WANTED} WHERE {SAME} AND stored.count = 0
         """.encode(),  # noqa: S608 - constants
-        _key_columns(windows),
+        key_columns(windows),
     )
 
 
@@ -243,19 +235,6 @@ async def mark_dirty(connection: Connection, windows: Collection[WindowKey]) -> 
 
 def _primary_key(window: WindowKey) -> tuple[object, ...]:
     return window[1:]
-
-
-_KEYS = """unnest(
-        %s::text[], %s::boolean[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::timestamptz[]
-    ) AS wanted (project, live, subject, meter, version, dimensions, hour)"""
-_SAME = """stored.project_id = wanted.project AND stored.live = wanted.live AND stored.subject = wanted.subject
-    AND stored.meter_id = wanted.meter AND stored.meter_version = wanted.version
-    AND stored.dimensions = wanted.dimensions AND stored.hour = wanted.hour"""
-
-
-def _key_columns(windows: Collection[WindowKey]) -> list[list[object]]:
-    rows = sorted(map(_primary_key, windows))
-    return [[row[column] for row in rows] for column in range(7)]
 
 
 def by_target(pending: Sequence[Pending]) -> Mapping[bytes, list[Pending]]:

@@ -3,13 +3,14 @@
 records below the position = counted + duplicates + conflicts + rejected + adjustments + test + unmetered + corrections
 identities that point there = first sightings (counted + adjustments + test + unmetered + corrections)
 conflicts kept              = dispositions "conflict"
+corrections kept            = dispositions "correction"
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from services.aggregator.reconcile import collector, identities, store
@@ -100,10 +101,16 @@ async def _partition(
             f"partition {partition}: {end - start} records from {start} to {end - 1}, the archive accounts for {known}"
         )
         found.findings.add(of_offsets(FindingClass.CONSERVATION, partition, start, end - 1, f"{text} ({told_apart})"))
-    expected = letters[ord(Disposition.CONFLICT.value)]
-    if conflicts != expected:
-        text = f"partition {partition}: {expected} conflicts from {start} to {end - 1}, {conflicts} of them are kept"
-        found.findings.add(of_offsets(FindingClass.CONSERVATION, partition, start, end - 1, text, conflicts=conflicts))
+    corrections = await store.corrections_between(connection, partition, start, end)
+    for what, disposition, kept_rows in (
+        ("conflicts", Disposition.CONFLICT, conflicts),
+        ("corrections", Disposition.CORRECTION, corrections),
+    ):
+        expected = letters[ord(disposition.value)]
+        if kept_rows != expected:
+            text = f"partition {partition}: {expected} {what} from {start} to {end - 1}, {kept_rows} of them are kept"
+            made = of_offsets(FindingClass.CONSERVATION, partition, start, end - 1, text, **{what: kept_rows})
+            found.findings.add(replace(made, key=f"{made.key}:{what}"))
 
 
 def _hour(time: datetime) -> datetime:

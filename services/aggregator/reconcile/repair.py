@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from services.aggregator.reconcile import offset_pass, refold, store, windows
-from services.aggregator.reconcile.archive import open_segment
-from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
-from services.aggregator.reconcile.window_pass import HOUR, is_sealed
+from services.aggregator.reconcile.rebuild import (
+    CATCH_UPS,
+    FEW_RECORDS,
+    Seen,
+    is_still,
+    refold_windows,
+    terms_of,
+)
+from services.aggregator.reconcile.refold import Terms
+from services.aggregator.reconcile.window_pass import is_sealed
 from services.aggregator.reconcile.windows import Difference
 from services.aggregator.windows import store as published
 from shared.audit.append import append
@@ -30,16 +35,12 @@ from shared.domain.errors import DatabaseAway
 from shared.postgres import epoch
 from shared.postgres.pool import Connection, Database
 from shared.runtime.settings import KafkaSettings
-from shared.usage.event import EventReader
-from shared.usage.fold import WindowKey, fold
-from shared.usage.metering import read_metering
+from shared.usage.fold import WindowKey
 from shared.usage.parts import Parts
 from shared.usage.seal import sealed_months
 
 AT_ONCE = 500  # windows of one transaction: batches wait for it
 KEYS_AT_ONCE = 10_000
-CATCH_UPS = 5
-FEW_RECORDS = 20_000  # refolded in a few tenths of a second, which batches can wait
 TRIES = 10
 PAUSE_S = 0.5
 
@@ -51,25 +52,6 @@ class Repair:
     key: WindowKey
     outcome: str
     why: str = ""
-
-
-class _Seen(NamedTuple):
-    """A record of a wanted window: where it stands and what its disposition says."""
-
-    window: WindowKey
-    letter: int
-    identity: bytes
-    place: tuple[int, int]
-
-
-@dataclass(slots=True)
-class _Refolded:
-    """The wanted windows as the archive says; `damaged` when a part of it cannot be read."""
-
-    parts: dict[WindowKey, Parts] = field(default_factory=dict)
-    seen: list[_Seen] = field(default_factory=list)
-    records: int = 0
-    damaged: str = ""
 
 
 @dataclass(slots=True)
@@ -111,7 +93,7 @@ async def _some(
             async with database.transaction() as connection:
                 return await _under_lock(connection, topic, keys, base, actor, dry_run)
         except DatabaseAway:
-            # Whoever wants the lock exclusively gives up first (shared/postgres/epoch.py).
+            # Whoever wants the lock exclusively gives up first (shared/postgres/epoch.py); or an event was corrected.
             attempt += 1
             if attempt == TRIES:
                 raise
@@ -122,15 +104,9 @@ async def _base(database: Database, topic: str, group: str, keys: list[WindowKey
     """Steps 1 and 2."""
     async with database.transaction() as connection:
         await store.snapshot(connection)
-        terms = Terms(
-            EventReader(await read_metering(connection)),
-            await store.first_meters(connection),
-            frozenset(key.organisation_id for key in keys),
-            min(key.hour for key in keys),
-            max(key.hour for key in keys) + timedelta(microseconds=1),
-        )
+        terms = await terms_of(connection, keys)
         positions = await store.next_offsets(connection, group, topic)
-        found = await _refold(connection, topic, terms, set(keys), None)
+        found = await refold_windows(connection, topic, terms, set(keys), None)
         refused = dict.fromkeys(keys, found.damaged) if found.damaged else await _contradicted(connection, found.seen)
         return _Base(terms, positions, found.parts, refused)
 
@@ -140,7 +116,7 @@ async def _catch_up(database: Database, topic: str, group: str, base: _Base, wan
     async with database.transaction() as connection:
         await store.snapshot(connection)
         positions = await store.next_offsets(connection, group, topic)
-        found = await _refold(connection, topic, base.terms, wanted, base.positions)
+        found = await refold_windows(connection, topic, base.terms, wanted, base.positions)
         base.refused |= (
             dict.fromkeys(wanted, found.damaged) if found.damaged else await _contradicted(connection, found.seen)
         )
@@ -149,29 +125,7 @@ async def _catch_up(database: Database, topic: str, group: str, base: _Base, wan
     return found.records
 
 
-async def _refold(
-    connection: Connection, topic: str, terms: Terms, wanted: set[WindowKey], since: dict[int, int] | None
-) -> _Refolded:
-    found = _Refolded()
-    async for row in store.segments_by_time(connection, topic, terms.start, terms.end + HOUR, since=since):
-        records, damage = open_segment(row)
-        found.records += row.record_count
-        if damage is not None:
-            found.damaged = damage.text
-        for one in events_of(row, records or [], terms, refold.AND_DUPLICATES):
-            if isinstance(one, Unreadable):
-                found.damaged = one.reason
-                continue
-            letter, record, event = one
-            deltas = {key: delta for key, delta in fold([event]).items() if key in wanted}
-            place = (record.partition, record.offset)
-            found.seen += [_Seen(key, letter, event.key, place) for key in deltas]
-            if not refold.is_duplicate(letter):
-                windows.merge(found.parts, deltas)
-    return found
-
-
-async def _contradicted(connection: Connection, seen: Sequence[_Seen]) -> dict[WindowKey, str]:
+async def _contradicted(connection: Connection, seen: Sequence[Seen]) -> dict[WindowKey, str]:
     """Windows with a record that identities call a first sighting and the archive does not, or the other way round.
 
     An identity that is gone says nothing.
@@ -193,9 +147,11 @@ async def _contradicted(connection: Connection, seen: Sequence[_Seen]) -> dict[W
 async def _under_lock(
     connection: Connection, topic: str, keys: list[WindowKey], base: _Base, actor: str, dry_run: bool
 ) -> list[Repair]:
-    """Steps 3 to 5, in the caller's transaction."""
+    """Steps 3 to 5, in the caller's transaction. Raises DatabaseAway when it has to begin anew."""
     await (store.snapshot(connection) if dry_run else epoch.enter_exclusive(connection))
-    since = await _refold(connection, topic, base.terms, set(keys), base.positions)
+    if not await is_still(connection, base.terms):
+        raise DatabaseAway("events of these windows are being corrected: try again")
+    since = await refold_windows(connection, topic, base.terms, set(keys), base.positions)
     windows.merge(base.parts, since.parts)
     sealed = await sealed_months(connection)
     found = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from services.aggregator.corrections.decide import Signed
 from services.aggregator.reconcile.archive import SegmentRow
 from services.aggregator.reconcile.identities import Block, Sums
 from services.aggregator.reconcile.windows import LateKey, LateValue
@@ -191,7 +193,7 @@ async def adjustments(
             """
             SELECT key, meter_id, meter_version, organisation_id, project_id, subject, dimensions, hour, value, time,
                    event_id, digest, partition, log_offset
-            FROM usage.adjustment WHERE organisation_id = ANY(%s) AND hour >= %s AND hour < %s
+            FROM usage.adjustment WHERE organisation_id = ANY(%s) AND hour >= %s AND hour < %s AND kind = 'late'
             """,
             (list(organisations), start, end),
         )
@@ -200,6 +202,51 @@ async def adjustments(
         LateKey(row[0].bytes, row[1], row[2]): (*row[3:11], row[11].bytes if row[11] else None, *row[12:])
         for row in rows
     }
+
+
+async def standing_adjustments(
+    connection: Connection, organisations: Sequence[str], start: datetime, end: datetime
+) -> dict[bytes, Counter[Signed]]:
+    """Signed sums of the adjustments of [start, end) that stand, by event."""
+    cursor = await connection.execute(
+        """
+        SELECT key, meter_id, meter_version, dimensions, value, digest, sign FROM usage.adjustment
+        WHERE organisation_id = ANY(%s) AND hour >= %s AND hour < %s AND taken_back_by IS NULL
+        """,
+        (list(organisations), start, end),
+    )
+    found: dict[bytes, Counter[Signed]] = {}
+    for key, meter, version, dimensions, value, digest, sign in await cursor.fetchall():
+        said = Signed(meter, version, dimensions, value, digest.bytes if digest else b"")
+        found.setdefault(key.bytes, Counter())[said] += sign
+    return found
+
+
+async def dirty_windows(
+    connection: Connection, organisations: Sequence[str], start: datetime, end: datetime
+) -> set[WindowKey]:
+    """Windows whose extremes are to be looked at again."""
+    cursor = await connection.execute(
+        """
+        SELECT organisation_id, project_id, live, subject, meter_id, meter_version, dimensions, hour
+        FROM usage.dirty_window
+        WHERE organisation_id = ANY(%s) AND hour >= %s AND hour < %s AND cleaned < marks
+        """,
+        (list(organisations), start, end),
+    )
+    return {WindowKey(*row) for row in await cursor.fetchall()}
+
+
+async def corrections_between(connection: Connection, partition: int, start: int, end: int) -> int:
+    """How many corrections are kept of [start, end)."""
+    row = await (
+        await connection.execute(
+            "SELECT count(*) FROM usage.correction WHERE partition = %s AND log_offset >= %s AND log_offset < %s",
+            (partition, start, end),
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def generations_since(connection: Connection, start: datetime) -> list[int] | None:

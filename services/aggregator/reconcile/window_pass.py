@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from services.aggregator.reconcile import collector, refold, store, windows
+from services.aggregator.reconcile.adjustments import Expected
 from services.aggregator.reconcile.archive import open_segment
 from services.aggregator.reconcile.finding import Finding, FindingClass, Findings, of_offsets
 from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
 from services.aggregator.reconcile.windows import Difference, EventRef, LateKey, LateValue
 from shared.domain.period import Month
 from shared.postgres.pool import Connection, Database
+from shared.usage import corrected
 from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
@@ -83,6 +85,8 @@ async def compare_windows(
                 frozenset(mine),
                 first,
                 after,
+                await corrected.in_windows(connection, mine, first, after),
+                await corrected.after_seal(connection, mine, first, after),
             )
             with collector.aside():
                 await _piece(connection, topic, terms, found, told)
@@ -126,11 +130,15 @@ def pieces(start: datetime, end: datetime, by_hour: Mapping[datetime, int]) -> I
 async def _piece(
     connection: Connection, topic: str, terms: Terms, found: Compared, told: Callable[[int], None]
 ) -> None:
-    archive, late = await _refolded(connection, topic, terms, found, told)
+    archive, late, adjusted = await _refolded(connection, topic, terms, found, told)
     organisations = sorted(terms.organisations)
     for key, parts in archive.items():
         _total(found, key).archive_events += parts.count
-    stored = [pair async for pair in store.windows(connection, organisations, terms.start, terms.end)]
+    dirty = await store.dirty_windows(connection, organisations, terms.start, terms.end)
+    stored = [
+        (key, windows.without_extremes(parts, archive.get(key)) if key in dirty else parts)
+        async for key, parts in store.windows(connection, organisations, terms.start, terms.end)
+    ]
     for key, parts in stored:
         total = _total(found, key)
         total.window_events += parts.count
@@ -143,6 +151,10 @@ async def _piece(
     found.adjustments += len(kept)
     for finding in windows.compare_late(kept, late):
         found.findings.add(finding)
+    if terms.adjusted:
+        signed = await store.standing_adjustments(connection, organisations, terms.start, terms.end)
+        for finding in adjusted.compare(signed):
+            found.findings.add(finding)
 
 
 def _total(found: Compared, key: WindowKey) -> Total:
@@ -151,8 +163,9 @@ def _total(found: Compared, key: WindowKey) -> Total:
 
 async def _refolded(
     connection: Connection, topic: str, terms: Terms, found: Compared, told: Callable[[int], None]
-) -> tuple[dict[WindowKey, Parts], dict[LateKey, LateValue]]:
+) -> tuple[dict[WindowKey, Parts], dict[LateKey, LateValue], Expected]:
     archive: dict[WindowKey, Parts] = {}
+    adjusted = Expected()
     late: dict[LateKey, LateValue] = {}
     async for row in store.segments_by_time(connection, topic, terms.start, terms.end + HOUR):
         records, _ = open_segment(row)
@@ -163,14 +176,17 @@ async def _refolded(
         for one in events_of(row, records, terms):
             if isinstance(one, Unreadable):
                 found.findings.add(_unreadable(one, terms))
-            elif refold.is_late(one[0]):
-                late.update(refold.late_rows(one[1], one[2]))
+                continue
+            letter, record, event = one
+            adjusted.add(letter, record, event, terms)
+            if refold.is_late(letter):
+                late.update(refold.late_rows(record, event))
             else:
-                counted.append(one[2])
+                counted.append(event)
         windows.merge(archive, fold(counted))
         found.events += len(counted)
         told(row.record_count)
-    return archive, late
+    return archive, late, adjusted
 
 
 def _unreadable(one: Unreadable, terms: Terms) -> Finding:

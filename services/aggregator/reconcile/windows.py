@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import localcontext
 from typing import Any, NamedTuple
 
@@ -53,6 +53,12 @@ def compare(stored: Iterable[tuple[WindowKey, Parts]], archive: dict[WindowKey, 
         difference = Difference(key, None, parts)
         if difference.parts:
             yield difference
+
+
+def without_extremes(stored: Parts, archive: Parts | None) -> Parts:
+    """A window whose extremes are to be looked at again, with those of the archive: they say nothing until then."""
+    other = archive or _NOTHING
+    return replace(stored, minimum=other.minimum, maximum=other.maximum, latest=other.latest)
 
 
 def _distinct(parts: Parts) -> dict[bytes, int]:
