@@ -28,6 +28,7 @@ def compose() -> typer.Typer:
     from cli import catalogue, db, dev, keys, meters, offsets, run, spools, topics
     from cli.demo.command import demo, proof
     from services.aggregator.commands import app as anomalies
+    from services.aggregator.corrections.commands import app as corrections
     from services.aggregator.dead_letters.commands import app as dead_letters
     from services.aggregator.generations.commands import app as identities
     from services.aggregator.reconcile.commands import app as usage
@@ -46,6 +47,7 @@ def compose() -> typer.Typer:
     events.command("trace")(trace)
     app.add_typer(events, name="events")
     app.add_typer(anomalies, name="anomalies")
+    app.add_typer(corrections, name="corrections")
     app.add_typer(dead_letters, name="dead-letters")
     app.add_typer(identities, name="identities")
     app.add_typer(offsets.app, name="offsets")

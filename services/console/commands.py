@@ -28,7 +28,7 @@ def trace(
 ) -> None:
     """Every stage an event passed, with times, and the reason where it stopped."""
     found = wait_for(_trace(load(TraceSettings), project, not test, source, id))
-    if not found["stages"] and not found["dead_letters"]:
+    if not found["stages"] and not found["dead_letters"] and not found["corrections"]:
         raise Usage(
             f"no event {id!r} of source {source!r} and project {project!r} has been applied or refused; it may be on "
             "its way: `khata events tail` shows what is accepted, `khata offsets show` how far the aggregator is"
@@ -37,7 +37,7 @@ def trace(
         show_document(orjson.loads(orjson.dumps(found)))  # instants as over HTTP
         return
     show([_line(stage) for stage in found["stages"]], output, title=f"{source} {id} ({found['mode']})")
-    for name in ("conflicts", "dead_letters"):
+    for name in ("corrections", "conflicts", "dead_letters"):
         if found[name]:
             show(found[name], output, title=name.replace("_", " "))
 

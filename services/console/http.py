@@ -166,7 +166,7 @@ async def _event(door: Door, request: Request, key: ApiKeyMessage) -> Response:
     async with door.database.transaction() as connection:
         await _read_only(connection)
         found = await trace_event(connection, door.names, key.project_id, key.live, source, id)
-    if not found["stages"] and not found["dead_letters"]:
+    if not found["stages"] and not found["dead_letters"] and not found["corrections"]:
         raise Rejected("not_seen", "no event with this source and id has been applied or refused; it may be on its way")
     return Response(orjson.dumps(found), media_type="application/json")
 

@@ -32,7 +32,9 @@ MOST = 50  # conflicts and dead letters that are shown
 async def trace_event(
     connection: Connection, names: Names, project: str, live: bool, source: str, id: str, *, for_operator: bool = False
 ) -> dict[str, Any]:
-    """A document: `stages` in order (empty: no aggregator has seen it), `conflicts`, `dead_letters`.
+    """A document: `stages` in order (empty: no aggregator has seen it), `corrections`, `conflicts`, `dead_letters`.
+
+    A correction has a stage that names its target and says what it has done to it.
 
     The organisation's invoices, and dead letters of which nobody can tell whose they are, are an operator's to see.
     """
@@ -44,6 +46,7 @@ async def trace_event(
         "mode": "live" if live else "test",
         "identity": key.hex(),
         "stages": [],
+        "corrections": await _corrections(connection, key),
         "conflicts": await _conflicts(connection, key),
         "dead_letters": await _dead_letters(connection, project, source, id, for_operator),
     }
@@ -97,6 +100,8 @@ async def _counted(connection: Connection, record: Record, disposition: Disposit
         event = read_event(record.value, await read_metering(connection))
     except Rejected as error:
         return [{"stage": "stopped", "code": error.code, "reason": error.message}]
+    if disposition is Disposition.CORRECTION:
+        return [{"stage": "corrects"} | one for one in await _correction(connection, event.key)]
     if disposition is Disposition.UNMETERED:
         return [{"stage": "stopped", "reason": "no meter counts it"}]
     counted = {
@@ -120,7 +125,9 @@ async def _counted(connection: Connection, record: Record, disposition: Disposit
 async def _billed(connection: Connection, event: UsageEvent, disposition: Disposition) -> list[dict[str, Any]]:
     if disposition is Disposition.ADJUSTMENT:
         row = await _row(
-            connection, "SELECT max(billed_by) FROM usage.adjustment WHERE key = %s", UUID(bytes=event.key)
+            connection,
+            "SELECT max(billed_by) FROM usage.adjustment WHERE key = %s AND taken_back_by IS NULL",
+            UUID(bytes=event.key),
         )
         return [{"stage": "late", "month": str(event.month), "billed_by": row and row[0]}]
     if disposition is not Disposition.COUNTED:
@@ -144,6 +151,32 @@ async def _billed(connection: Connection, event: UsageEvent, disposition: Dispos
     return stages + [
         {"stage": "invoiced", "number": number, "state": state} for number, state in await cursor.fetchall()
     ]
+
+
+async def _corrections(connection: Connection, key: bytes) -> list[dict[str, Any]]:
+    """Of this event, in the order in which they were applied; those that were not come last."""
+    cursor = await connection.execute(
+        """
+        SELECT kind, source, event_id, subject, reason, state, applied_as, code, explanation, arrived_at, decided_at
+        FROM usage.correction WHERE target_key = %s ORDER BY sequence NULLS LAST, arrived_at LIMIT %s
+        """,
+        (UUID(bytes=key), MOST),
+    )
+    names = ("kind", "source", "id", "subject", "reason", "state", "applied_as", "code", "why", "arrived_at", "at")
+    return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+
+async def _correction(connection: Connection, key: bytes) -> list[dict[str, Any]]:
+    """What this correction is about, and what became of it."""
+    cursor = await connection.execute(
+        """
+        SELECT kind, target_source, target_id, target_hour, reason, state, applied_as, code, explanation, decided_at
+        FROM usage.correction WHERE key = %s
+        """,
+        (UUID(bytes=key),),
+    )
+    names = ("kind", "target_source", "target_id", "hour", "reason", "state", "applied_as", "code", "why", "at")
+    return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
 
 async def _conflicts(connection: Connection, key: bytes) -> list[dict[str, Any]]:

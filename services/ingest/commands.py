@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.ingest.client import IngestClient
+from services.ingest.correct import amend, void
 from services.ingest.importing.access_log import AccessLog
 from services.ingest.importing.json_lines import JsonLines
 from services.ingest.importing.lines import Form
@@ -76,6 +77,8 @@ def import_events(
 
 
 app.command("send")(send)
+app.command("void")(void)
+app.command("amend")(amend)
 app.command("tail")(tail)
 
 

@@ -41,6 +41,30 @@ def send(
         event = _object(sys.stdin.buffer.read(), "stdin")
     else:
         event = _from_options(type, subject, data, source, id, time)
+    _send(event, (url, key, keys_file, project), validate_only, output)
+
+
+Door = tuple[str | None, str | None, str | None, str | None]
+"""Address, key, keys file and project, as they are typed."""
+
+
+def send_one(
+    type: str,
+    subject: str,
+    data: dict[str, Any],
+    source: str,
+    id: str | None,
+    validate_only: bool,
+    door: Door,
+    output: Output,
+) -> None:
+    """One event made of these; its time is now."""
+    text = msgspec.json.encode(data).decode()
+    _send(_from_options(type, subject, text, source, id, None), door, validate_only, output)
+
+
+def _send(event: dict[str, Any], door: Door, validate_only: bool, output: Output) -> None:
+    url, key, keys_file, project = door
     secret = choose(key, keys_file, project)
 
     async def work() -> Answer:
@@ -68,13 +92,17 @@ def _from_options(
         "time": time or datetime.now(UTC).isoformat(),
     }
     if data is not None:
-        try:
-            # The text itself is sent: a number is never read as a float.
-            msgspec.json.decode(data)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise Usage(f"--data is not JSON: {error}") from None
-        event["data"] = msgspec.Raw(data.encode())
+        event["data"] = read_json(data)
     return event
+
+
+def read_json(data: str) -> msgspec.Raw:
+    """The text itself is sent: a number is never read as a float. Raises Usage."""
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Usage(f"--data is not JSON: {error}") from None
+    return msgspec.Raw(data.encode())
 
 
 def _object(text: bytes, name: str) -> dict[str, Any]:

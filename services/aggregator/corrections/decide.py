@@ -34,7 +34,10 @@ EXTREMES = frozenset(("min", "max", "latest"))
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A correction that has taken no effect yet. `stored`: it was parked by an earlier batch."""
+    """A correction that has taken no effect yet. `stored`: it was parked by an earlier batch; who sent it stands there.
+
+    `source`, `key_id`: who sent it.
+    """
 
     key: bytes
     correction: Correction
@@ -45,6 +48,8 @@ class Pending:
     event_id: str
     partition: int
     offset: int
+    source: str = ""
+    key_id: str = ""
     stored: bool = False
 
 
@@ -237,9 +242,10 @@ def _adjust(
         else:
             found.taken_back.append(row.id)
     wanted: Counter[Signed] = Counter(Signed.of(one) for one in after if one.meter.late != "reject")
-    for said in sorted(has.keys() | wanted.keys(), key=lambda said: said[:3]):
+    for said in has.keys() | wanted.keys():
         more = wanted[said] - has[said]
         found.adjustments += [(said, 1 if more > 0 else -1)] * abs(more)
+    found.adjustments.sort(key=lambda row: (row[0][:3], row[1], str(row[0].value), row[0].distinct))
 
 
 def merged(decisions: Sequence[Decision]) -> Mapping[WindowKey, Parts]:

@@ -18,6 +18,7 @@ from services.aggregator.corrections.decide import SEALED, Pending, Target, amen
 from services.aggregator.corrections.find import Originals, Place
 from services.aggregator.corrections.settle import Terms, settle
 from services.aggregator.reconcile.store import first_meters
+from shared.contracts.messages.event import decode_event
 from shared.domain.errors import Rejected
 from shared.kafka.records import Record
 from shared.observability import names as metrics
@@ -150,6 +151,7 @@ def _first_in_batch(terms: Terms, batch: PreparedBatch, wanted: set[bytes]) -> d
 
 def pending_of(record: Record, event: UsageEvent) -> Pending:
     assert event.correction is not None
+    sent = decode_event(record.value or b"")
     return Pending(
         key=event.key,
         correction=event.correction,
@@ -160,6 +162,8 @@ def pending_of(record: Record, event: UsageEvent) -> Pending:
         event_id=event.id,
         partition=record.partition,
         offset=record.offset,
+        source=sent.source,
+        key_id=sent.keyid,
     )
 
 

@@ -74,7 +74,9 @@ _PENDING = (
 def _pending(row: Sequence[Any]) -> Pending:
     key, target_key, source, id, reason, data, organisation, project, live, subject, event_id, partition, offset = row
     correction = Correction(target_key.bytes, source, id, reason, data)
-    return Pending(key.bytes, correction, organisation, project, live, subject, event_id, partition, offset, True)
+    return Pending(
+        key.bytes, correction, organisation, project, live, subject, event_id, partition, offset, stored=True
+    )
 
 
 async def known(connection: Connection, keys: Sequence[bytes]) -> set[bytes]:
@@ -151,9 +153,9 @@ async def store(connection: Connection, target: Target | None, outcomes: Sequenc
 _INSERT = """
     INSERT INTO usage.correction AS stored (
         key, organisation_id, project_id, live, subject, kind, event_id, target_key, target_source, target_id, reason,
-        data, partition, log_offset,
+        data, partition, log_offset, source, key_id,
         state, applied_as, code, explanation, target_partition, target_offset, target_hour, sequence, decided_at
-    ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
     """
 _UPDATE = """
     ON CONFLICT (key) DO UPDATE SET
@@ -170,7 +172,7 @@ def _columns(one: Pending) -> tuple[object, ...]:
     return (
         *(UUID(bytes=one.key), one.organisation_id, one.project_id, one.live, one.subject, said.kind, one.event_id),
         *(UUID(bytes=said.target_key), said.target_source, said.target_id, said.reason, said.data),
-        *(one.partition, one.offset),
+        *(one.partition, one.offset, one.source, one.key_id),
     )
 
 

@@ -222,3 +222,20 @@ def test_an_event_that_was_sent_is_traced_and_read_over_the_console(seller: Sell
     missing = seller.product.khata("events", "trace", "trace/1", "nothing", "-p", seller.project)
     assert missing.returncode == 2
     assert "it may be on its way" in missing.stderr
+
+
+def test_an_event_that_was_wrong_is_amended_and_taken_back(seller: Seller) -> None:
+    event = ("send", "--type", "http.request", "--subject", "alice", "--data")
+    for id in ("one", "two"):
+        seller.run(*event, '{"bytes": 5}', "--id", id)
+    about = ("--target-source", "khata-events-send", "--subject", "alice")
+    asked = seller.run("amend", "one", *about, "--data", '{"bytes": 0.50}', "--validate-only")
+    assert asked["outcome"] == "would be accepted"
+    amended = seller.run("amend", "one", *about, "--data", '{"bytes": 7}', "--id", "fix-1", "--reason", "wrong unit")
+    assert amended == {"id": "fix-1", "source": "khata-events-send", "outcome": "accepted"}
+    seller.run("void", "two", *about)
+    seller.counted(1, 7)
+    shown = seller.product.json("corrections", "show", "khata-events-send", "fix-1", "--project", seller.project)
+    assert (shown["state"], shown["target_id"], shown["reason"]) == ("applied", "one", "wrong unit")
+    refused = seller.run("void", "fix-2", "--target-source", "s" * 513, "--subject", "alice", code=1)
+    assert (refused["outcome"], refused["code"]) == ("refused", "invalid_correction")
