@@ -27,9 +27,13 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--identities", type=int, default=identity.KEYS, help="keys that are there already")
     parser.add_argument("--full", action="store_const", const=identity.FULL_KEYS, dest="identities", help="50 million")
+    parser.add_argument("--events", type=int, default=reconcile.EVENTS, help="that are reconciled")
     given = parser.parse_args()
     chosen = given.parts or list(PARTS)
-    measures = PARTS | {"identity": partial(identity.measure, keys=given.identities)}
+    measures = PARTS | {
+        "identity": partial(identity.measure, keys=given.identities),
+        "reconcile": partial(reconcile.measure, events=given.events),
+    }
     console = Console()
     for name in chosen:
         home = Path(mkdtemp(prefix="khata-bench-"))

@@ -1,7 +1,7 @@
 """Reconciliation: a full log and what the aggregator made of it, held against each other; each pass by itself.
 
-Events are sent with receipts, as ingest does; one aggregator applies them. The limit is aiokafka handing out the same
-records to nobody. Exit 1 when anything is found.
+Events are sent with receipts, as ingest does; one aggregator applies them. The limit is the same records read for
+nobody. Exit 1 when anything is found.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.meter import Meter, MeterIndex
 from shared.kafka import rewind
 from shared.kafka.fast_producer import FastProducer
+from shared.kafka.scan import scan
 from shared.postgres.pool import Database
 
 EVENTS = 200_000
@@ -44,10 +45,10 @@ LOG_TARGET = 300_000
 METERS = MeterIndex.of([Meter("bench_sum", 1, "", "bench.request", "sum", "tokens")])
 
 
-def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
+def measure(parts: BenchParts, report: Callable[[str], None], events: int = EVENTS) -> list[Figure]:
     asyncio.run(apply_bench_catalogue(parts))
-    report("filling the log")
-    asyncio.run(_fill_log(parts))
+    report(f"filling the log with {events:,} events")
+    asyncio.run(_fill_log(parts, events))
     total = asyncio.run(log_end(parts.kafka))
     report("applying")
     with running(parts, "cli", "run", "aggregator"), psycopg.connect(parts.database_url, autocommit=True) as connection:
@@ -56,14 +57,16 @@ def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
     return asyncio.run(_measure(parts))
 
 
-async def _fill_log(parts: BenchParts) -> None:
+async def _fill_log(parts: BenchParts, events: int) -> None:
     names = parts.kafka.names
     receipts = Receipts("bench", names.topic(USAGE_EVENTS))
     producer = FastProducer(parts.kafka, "bench", receipts)
     await producer.start()
     clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
-    for first in range(0, EVENTS, SLICE):
-        envelopes = [read_envelope(msgspec.json.encode(event(number))) for number in range(first, first + SLICE)]
+    for first in range(0, events, SLICE):
+        envelopes = [
+            read_envelope(msgspec.json.encode(event(number))) for number in range(first, min(events, first + SLICE))
+        ]
         stamped = [stamp(envelope, sender, METERS, clock, "bench", 1) for envelope in envelopes]
         await producer.send([message(one, names) for one in stamped])
     await receipts.finish(producer, names)
@@ -106,7 +109,7 @@ async def _measure(parts: BenchParts) -> list[Figure]:
         async def hand_out() -> None:
             for partition, (start, end) in bounds.items():
                 with collector.aside():
-                    async for _ in log.read(settings, partition, start, end):
+                    async for _ in scan(settings, partition, start, end):
                         pass
 
         async def log_pass() -> None:
@@ -129,7 +132,7 @@ async def _measure(parts: BenchParts) -> list[Figure]:
             )
 
         async def windows() -> None:
-            found = await compare_windows(database, topic, [(period.start, FIRST + timedelta(days=1))], None, _nobody)
+            found = await compare_windows(database, topic, [(period.start, FIRST + timedelta(days=14))], None, _nobody)
             _nothing(found.findings.total + records - found.events)
 
         async def whole() -> None:
@@ -144,7 +147,7 @@ async def _measure(parts: BenchParts) -> list[Figure]:
     finally:
         await database.close()
     limit = rates.pop("limit")
-    name = "aiokafka handing out the log"
+    name = "the log read for nobody"
     return [
         Figure(
             what,
@@ -152,7 +155,7 @@ async def _measure(parts: BenchParts) -> list[Figure]:
             target=LOG_TARGET if "log" in what else None,
             limit=name,
             limit_runs=limit,
-            note=f"CPU {median(cpu_us[what]):.1f} us an event; handing out alone {median(cpu_us['limit']):.1f}",
+            note=f"CPU {median(cpu_us[what]):.1f} us an event; reading alone {median(cpu_us['limit']):.1f}",
         )
         for what, runs in rates.items()
     ]

@@ -7,7 +7,7 @@ disposition letter per record. Everything that recomputes (verify, repair, trace
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -82,9 +82,9 @@ def extent(times: Sequence[datetime | None]) -> tuple[datetime | None, datetime 
     return min(known, default=None), max(known, default=None)
 
 
-def checksum(rows: Sequence[tuple[int, int, bytes | None, bytes | None, object]]) -> bytes:
-    """The sha256 that a segment of these (offset, timestamp, key, value, headers) has: equal means byte for byte."""
-    return hashlib.sha256(_encode(rows)).digest()
+def block_of(rows: Iterable[tuple[int, int, bytes | None, bytes | None, object]]) -> bytes:
+    """What a segment of these (offset, timestamp, key, value, headers) holds before it is compressed."""
+    return _encode(list(rows))
 
 
 def unpack(topic: str, partition: int, payload: bytes, sha256: bytes) -> list[Record]:
@@ -96,7 +96,7 @@ def unpack(topic: str, partition: int, payload: bytes, sha256: bytes) -> list[Re
 
 
 def verified(topic: str, partition: int, payload: bytes, sha256: bytes) -> bytes:
-    """What `checksum` was taken of, not yet decoded. Raises Fatal when the stored bytes are not what was written."""
+    """Its records as `block_of` makes them. Raises Fatal when the stored bytes are not what was written."""
     try:
         plain = bytes(cramjam.zstd.decompress(payload))
     except cramjam.DecompressionError as error:

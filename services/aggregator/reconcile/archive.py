@@ -1,7 +1,7 @@
 """The archive against the log, offset range by offset range, and against itself. Pure.
 
-A segment carries the sha256 of its records, so equal records are told by one checksum over the log's; only where that
-differs is a segment taken apart, and the records that differ are named.
+A segment is the records of the log in one block, so equal ones are told by comparing the blocks; only where those
+differ is a segment taken apart, and the records that differ are named.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from operator import attrgetter
 
 import msgspec
 
@@ -18,7 +18,10 @@ from services.aggregator.reconcile.finding import MOST_NAMED, Finding, FindingCl
 from shared.contracts.messages.event import decode_event
 from shared.domain.errors import Fatal
 from shared.kafka.records import Record
-from shared.usage.segment import checksum, unpack, verified
+from shared.kafka.scan import LogRecord
+from shared.usage.segment import block_of, unpack, verified
+
+_row = attrgetter("offset", "timestamp", "key", "value", "headers")
 
 Run = tuple[int, int]
 """First and last offset, both inclusive."""
@@ -43,21 +46,6 @@ class SegmentRow:
     def is_dense(self) -> bool:
         """Whether it holds every offset of its range; after a rewind it may hold only what others left out."""
         return self.record_count == self.last_offset - self.first_offset + 1
-
-
-class LogRecord(Protocol):
-    """What is asked of a record of the log; aiokafka's has it."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 def open_segment(row: SegmentRow) -> tuple[list[Record] | None, Finding | None]:
@@ -85,10 +73,10 @@ def is_equal(row: SegmentRow, log: Sequence[LogRecord]) -> bool:
     if not row.is_dense or len(log) != row.record_count or len(row.dispositions) != row.record_count:
         return False
     try:
-        verified(row.topic, row.partition, row.payload, row.sha256)
+        stored = verified(row.topic, row.partition, row.payload, row.sha256)
     except Fatal:
         return False
-    return checksum([_row(one) for one in log]) == row.sha256
+    return stored == block_of(map(_row, log))
 
 
 def compare(row: SegmentRow, records: list[Record] | None, log: Sequence[LogRecord], log_start: int) -> list[Finding]:
@@ -123,10 +111,6 @@ def compare(row: SegmentRow, records: list[Record] | None, log: Sequence[LogReco
         text = f"partition {row.partition}, offsets {first} to {last} are in the archive and no longer in the log"
         findings.append(of_offsets(FindingClass.LOG_MISSING, row.partition, first, last, text))
     return findings
-
-
-def _row(one: LogRecord) -> tuple[int, int, bytes | None, bytes | None, object]:
-    return (one.offset, one.timestamp, one.key, one.value, one.headers)
 
 
 def _changed(record: Record, other: LogRecord) -> list[str]:

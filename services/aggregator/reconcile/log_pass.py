@@ -11,13 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from aiokafka import ConsumerRecord
-
-from services.aggregator.reconcile import log, store
+from services.aggregator.reconcile import store
 from services.aggregator.reconcile.archive import Coverage, Run, compare, hole, is_equal, names_of, open_segment
 from services.aggregator.reconcile.finding import MOST_NAMED, Finding, FindingClass, Findings, of_offsets
 from services.aggregator.reconcile.receipts import Tally
 from shared.kafka.records import Partition
+from shared.kafka.scan import RECORDS_AT_ONCE, LogRecord, scan
 from shared.postgres.pool import Database
 from shared.runtime.settings import KafkaSettings
 
@@ -49,11 +48,11 @@ class Stretch:
 class _Ahead:
     """The log, read as far as the archive needs it."""
 
-    pieces: AsyncIterator[Sequence[ConsumerRecord]]
+    pieces: AsyncIterator[Sequence[LogRecord]]
     tally: Tally
     told: Callable[[int], None]
     position: int
-    _held: list[ConsumerRecord] = field(default_factory=list)
+    _held: list[LogRecord] = field(default_factory=list)
 
     async def fill(self, end: int) -> None:
         """Read on until [.., end) was read, or the log's end."""
@@ -66,7 +65,7 @@ class _Ahead:
             self.position = piece[-1].offset + 1
             self.told(len(piece))
 
-    def take(self, first: int, last: int) -> list[ConsumerRecord]:
+    def take(self, first: int, last: int) -> list[LogRecord]:
         """Records of [first, last]; what is below `first` is given up."""
         del self._held[: bisect_left(self._held, first, key=_offset)]
         return self._held[: bisect_right(self._held, last, key=_offset)]
@@ -75,7 +74,7 @@ class _Ahead:
         self._held.clear()
         while self.position < end:
             before = self.position
-            await self.fill(min(end, before + log.RECORDS_AT_ONCE))
+            await self.fill(min(end, before + RECORDS_AT_ONCE))
             self._held.clear()
             if self.position == before:
                 return
@@ -96,7 +95,7 @@ async def compare_partition(
     findings, coverage, segments = Findings(), Coverage(stretch.start), 0
     partition = stretch.partition
     known_from = max(stretch.log_start, stretch.read_from)
-    async with aclosing(log.read(settings, partition, stretch.read_from, stretch.log_end)) as pieces:  # type: ignore[type-var]
+    async with aclosing(scan(settings, partition, stretch.read_from, stretch.log_end)) as pieces:  # type: ignore[type-var]
         ahead = _Ahead(pieces, tally, told, stretch.read_from)
         async with database.transaction() as connection:
             await store.snapshot(connection)
@@ -104,7 +103,7 @@ async def compare_partition(
                 connection, partition.topic, partition.partition, stretch.start, stretch.end
             ):
                 segments += 1
-                in_log: list[ConsumerRecord] = []
+                in_log: list[LogRecord] = []
                 if row.last_offset >= known_from:
                     await ahead.fill(row.last_offset + 1)
                     in_log = ahead.take(row.first_offset, row.last_offset)
@@ -139,7 +138,7 @@ async def _named_hole(settings: KafkaSettings, stretch: Stretch, run: Run, group
     )
     first = max(run[0], stretch.log_start)
     names: list[str] = []
-    async for records in log.read(settings, partition, first, min(run[1] + 1, first + MOST_NAMED)):
+    async for records in scan(settings, partition, first, min(run[1] + 1, first + MOST_NAMED)):
         names += names_of(records, run)
     return of_offsets(
         found.found,

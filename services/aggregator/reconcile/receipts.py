@@ -12,29 +12,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 
 from services.aggregator.reconcile.finding import Finding, FindingClass
 from shared.contracts.headers import SPOOL
 from shared.contracts.messages.receipt import Receipt, fingerprint, hash_of_value
+from shared.kafka.scan import LogRecord
 
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 
 Origin = tuple[str, str]
 """("spool", id) or ("process", id)."""
-
-
-class LogRecord(Protocol):
-    """What is asked of a record of the log; aiokafka's has it."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 class _Writer(msgspec.Struct, gc=False):
