@@ -126,7 +126,7 @@ class Aggregator:
         prepared = await without_archived(connection, prepared)
         await failpoint("aggregator.batch.after_offsets")
         prepared = await without_late(connection, prepared, current.sealed)
-        terms = Terms(current.reader.metering, current.sealed)
+        terms = Terms(current.reader, current.sealed)
         corrections = await of_batch.begin(connection, terms, prepared, self._originals)
         if corrections is not None:
             prepared = corrections.batch

@@ -18,11 +18,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.contracts.messages.event import decode_event, encode_event
+from shared.contracts.messages.event import decode_content
 from shared.domain.correction import Correction
 from shared.domain.errors import Rejected
+from shared.domain.identity import read_data
 from shared.domain.meter import Reading
-from shared.usage.event import Metering, UsageEvent, read_event
+from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import WindowKey
 from shared.usage.parts import SUMS, Parts
 from shared.usage.segment import Disposition
@@ -130,7 +131,7 @@ def decide(
     applied: Sequence[Applied],
     pending: Sequence[Pending],
     adjustments: Sequence[Adjustment],
-    metering: Metering,
+    reader: EventReader,
     *,
     sealed: bool,
 ) -> Decision:
@@ -139,7 +140,11 @@ def decide(
     Raises nothing: what cannot be is refused.
     """
     found = Decision()
-    state = _State(target, applied, metering, sealed)
+    try:
+        state = _State(target, applied, reader, sealed)
+    except Rejected as error:  # what was taken then is no event today: nobody knows what to subtract
+        why = f"an earlier amend of its target cannot be read: {error.message}"
+        return Decision([Outcome(one, code="target_unreadable", explanation=why) for one in pending])
     before = state.readings
     for one in pending:
         found.outcomes.append(state.take(one))
@@ -153,10 +158,10 @@ def decide(
     return found
 
 
-def amended_readings(target: Target, data: bytes, metering: Metering) -> tuple[Reading, ...]:
+def amended_readings(target: Target, data: bytes, reader: EventReader) -> tuple[Reading, ...]:
     """What the target says with this data. Raises Rejected (`bad_value`)."""
-    value = encode_event(msgspec.structs.replace(decode_event(target.value), data=msgspec.Raw(data)))
-    return read_event(value, metering).readings
+    content = msgspec.structs.replace(decode_content(target.value), data=read_data(data))
+    return reader.check(content).readings
 
 
 def only_sealed(readings: Sequence[Reading]) -> bool:
@@ -167,8 +172,8 @@ def only_sealed(readings: Sequence[Reading]) -> bool:
 class _State:
     """What stands of the target: `readings` now, `in_windows` those that its windows hold."""
 
-    def __init__(self, target: Target, applied: Sequence[Applied], metering: Metering, sealed: bool) -> None:
-        self.target, self.metering = target, metering
+    def __init__(self, target: Target, applied: Sequence[Applied], reader: EventReader, sealed: bool) -> None:
+        self.target, self.reader = target, reader
         late = target.disposition is Disposition.ADJUSTMENT
         self.applied_as: AppliedAs = "adjustment" if late or (sealed and target.event.live) else "window"
         if target.uncounted:
@@ -187,7 +192,7 @@ class _State:
         """Raises Rejected."""
         if data is None or self.target.uncounted:
             return ()
-        return amended_readings(self.target, data, self.metering)
+        return amended_readings(self.target, data, self.reader)
 
     def take(self, one: Pending) -> Outcome:
         if self.target.disposition is Disposition.CORRECTION:

@@ -12,10 +12,11 @@ from shared.domain.errors import Fatal, Rejected
 from shared.kafka.records import Record
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection
-from shared.usage.event import Metering, UsageEvent, read_event
+from shared.usage.event import EventReader, Metering, UsageEvent
 from shared.usage.segment import Disposition, from_letters, unpack
 
-MOST_REMEMBERED = 20_000
+MOST_BYTES = 64 * 1024 * 1024  # of events remembered beyond the batch that needs them
+EACH_BYTES = 1_000  # besides its value
 
 Place = tuple[int, int]
 """Partition and offset in usage.events.v1."""
@@ -59,22 +60,30 @@ class Originals:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Place], Original] = {}
+        self._bytes = 0
 
     async def read(self, connection: Connection, topic: str, wanted: Sequence[Place]) -> dict[Place, Original]:
         """Every one of them, segment by segment."""
-        if len(self._known) > MOST_REMEMBERED:
-            self._known.clear()
-        missing = sorted({place for place in wanted if (topic, place) not in self._known})
+        found = {place: known for place in wanted if (known := self._known.get((topic, place))) is not None}
         by_segment: dict[tuple[int, int], list[Place]] = {}
-        for place, first_offset in await _segments(connection, topic, missing):
+        for place, first_offset in await _segments(connection, topic, sorted(set(wanted) - found.keys())):
             by_segment.setdefault((place[0], first_offset), []).append(place)
         for (partition, first_offset), mine in by_segment.items():
             for original in await _in_segment(connection, topic, partition, first_offset, set(mine)):
-                self._known[topic, original.place] = original
-        return {
-            place: self._known.get((topic, place)) or Original(place, None, why="its segment is not in the archive")
-            for place in wanted
-        }
+                found[original.place] = original
+                if original.record is not None:
+                    self._known[topic, original.place] = original
+                    self._bytes += len(original.record.value or b"") + EACH_BYTES
+        return {place: found.get(place) or Original(place, None, why="its segment is not here") for place in wanted}
+
+    def begin(self) -> None:
+        """Another batch: give up what was remembered, if that is much."""
+        if self._bytes > MOST_BYTES:
+            self.forget()
+
+    def forget(self) -> None:
+        self._known.clear()
+        self._bytes = 0
 
 
 async def _segments(connection: Connection, topic: str, wanted: Sequence[Place]) -> list[tuple[Place, int]]:
@@ -126,13 +135,13 @@ async def _in_segment(
     ]
 
 
-def target_of(original: Original, metering: Metering, first_meters: Mapping[str, datetime]) -> Target:
+def target_of(original: Original, reader: EventReader, first_meters: Mapping[str, datetime]) -> Target:
     """The original as it was counted. Raises Rejected (`target_unreadable`)."""
     record, disposition = original.record, original.disposition
     if record is None or record.value is None or disposition is None:
         raise Rejected("target_unreadable", f"its target cannot be read: {original.why}")
     try:
-        event = read_event(record.value, metering)
+        event = reader.read(record.value)
     except Rejected as error:
         raise Rejected("target_unreadable", f"its target is no event today: {error.message}") from None
     stamped = decode_event(record.value)

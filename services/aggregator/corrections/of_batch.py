@@ -66,7 +66,7 @@ class Work:
         found: dict[bytes, Target | Rejected] = {}
         for record, event, place in _sightings(self.batch):
             if event.key in keys and dispositions[place] in FIRST_SIGHTINGS:
-                found[event.key] = find.target_in_batch(record, event, dispositions[place], self.terms.metering)
+                found[event.key] = find.target_in_batch(record, event, dispositions[place], self.terms.reader.metering)
         return found
 
 
@@ -84,6 +84,7 @@ async def look_ahead(database: Database, batch: PreparedBatch, originals: Origin
     corrections of old events take apart as many segments, and nobody should wait for a lock meanwhile."""
     targets = {event.correction.target_key for event in batch.events if event.correction is not None}
     if targets:
+        originals.begin()
         async with database.connection() as connection:
             places = await find.places(connection, targets)
             await originals.read(connection, _topic(batch), list(places.values()))
@@ -134,7 +135,7 @@ def _check(target: Target, event: UsageEvent, terms: Terms) -> None:
     correctable = target.disposition is not Disposition.CORRECTION and not target.uncounted
     if not correctable or target.event.subject != event.subject:
         return  # refused or parked later, where people see it
-    readings = amended_readings(target, event.correction.data, terms.metering)
+    readings = amended_readings(target, event.correction.data, terms.reader)
     if target.event.live and terms.is_sealed(target) and only_sealed((*target.event.readings, *readings)):
         raise Rejected("sealed", SEALED)
 
@@ -145,7 +146,7 @@ def _first_in_batch(terms: Terms, batch: PreparedBatch, wanted: set[bytes]) -> d
     for record, event, _ in _sightings(batch):
         if event.key in wanted and event.key not in found:
             disposition = Disposition.CORRECTION if event.correction else Disposition.COUNTED
-            found[event.key] = find.target_in_batch(record, event, disposition, terms.metering)
+            found[event.key] = find.target_in_batch(record, event, disposition, terms.reader.metering)
     return found
 
 
@@ -184,7 +185,7 @@ async def _read(
     found: dict[bytes, Target | Rejected] = {}
     for key, place in places.items():
         try:
-            found[key] = find.target_of(read[place], terms.metering, first_made)
+            found[key] = find.target_of(read[place], terms.reader, first_made)
         except Rejected as error:
             found[key] = error
     return found

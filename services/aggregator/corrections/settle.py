@@ -20,14 +20,14 @@ from shared.domain.errors import Rejected
 from shared.domain.period import Month
 from shared.observability import names as metrics
 from shared.postgres.pool import Connection
-from shared.usage.event import Metering
+from shared.usage.event import EventReader
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """Under what corrections are decided: constant within an epoch."""
 
-    metering: Metering
+    reader: EventReader
     sealed: frozenset[tuple[str, Month]]
 
     def is_sealed(self, target: Target) -> bool:
@@ -50,12 +50,10 @@ async def settle(
             continue
         before, adjusted = applied.get(key, ()), adjustments.get(key, ())
         sealed = terms.is_sealed(target)
-        decisions.append((target, decide(target, before, mine, adjusted, terms.metering, sealed=sealed)))
+        decisions.append((target, decide(target, before, mine, adjusted, terms.reader, sealed=sealed)))
     await _windows(connection, [decision for _, decision in decisions])
-    for found, decision in decisions:
-        await store.store(connection, found, decision.outcomes)
-        if found is not None:
-            await store.adjust(connection, found, decision)
+    await store.store(connection, [(found, one) for found, decision in decisions for one in decision.outcomes])
+    await store.adjust(connection, [(found, decision) for found, decision in decisions if found is not None])
     outcomes = Counter(one.applied_as or "refused" for _, decision in decisions for one in decision.outcomes)
     for outcome, count in outcomes.items():
         metrics.CORRECTIONS.labels(outcome).inc(count)

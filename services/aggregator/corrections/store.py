@@ -14,6 +14,7 @@ from shared.postgres.pool import Connection
 from shared.usage.fold import WindowKey
 
 _LOCK = 0x6B636F72  # "kcor", of the two-key advisory locks
+LOCKS = 128  # a power of two
 
 Parking = tuple[str, str]
 """Code and explanation of a parked one."""
@@ -29,14 +30,17 @@ async def any_parked(connection: Connection) -> bool:
 
 async def lock_projects(connection: Connection, projects: Collection[str]) -> None:
     """One at a time corrects events of a project, until the end of the transaction: what a correction changes depends
-    on those before it, which nobody else may be adding to. After offset rows and before identities."""
+    on those before it, which nobody else may be adding to. After offset rows and before identities.
+
+    Projects share a few locks, for the server has room for some thousands only.
+    """
     await connection.execute(
         """
         SELECT pg_advisory_xact_lock(%s, number) FROM (
-            SELECT DISTINCT hashtext(project) AS number FROM unnest(%s::text[]) AS project ORDER BY 1
+            SELECT DISTINCT hashtext(project) & %s AS number FROM unnest(%s::text[]) AS project ORDER BY 1
         ) AS ordered
         """,
-        (_LOCK, list(projects)),
+        (_LOCK, LOCKS - 1, list(projects)),
     )
 
 
@@ -131,9 +135,8 @@ async def park(connection: Connection, waiting: Sequence[tuple[Pending, Parking]
         )
 
 
-async def store(connection: Connection, target: Target | None, outcomes: Sequence[Outcome]) -> None:
-    """What became of corrections of one target, in order; `target` None: it cannot be read."""
-    at = (target.partition, target.offset, target.event.hour) if target else (None, None, None)
+async def store(connection: Connection, decided: Sequence[tuple[Target | None, Outcome]]) -> None:
+    """What became of corrections, in order; a target is None when it cannot be read."""
     async with connection.cursor() as cursor:
         await cursor.executemany(
             f"{_INSERT} %s, %s, %s, %s, %s, %s, %s, "
@@ -143,9 +146,10 @@ async def store(connection: Connection, target: Target | None, outcomes: Sequenc
                 (
                     *_columns(one.pending),
                     *("applied" if one.applied_as else "refused", one.applied_as, one.code, one.explanation),
-                    *(*at, one.applied_as is not None),
+                    *((target.partition, target.offset, target.event.hour) if target else (None, None, None)),
+                    one.applied_as is not None,
                 )
-                for one in outcomes
+                for target, one in decided
             ],
         )
 
@@ -176,17 +180,18 @@ def _columns(one: Pending) -> tuple[object, ...]:
     )
 
 
-async def adjust(connection: Connection, target: Target, decision: Decision) -> None:
+async def adjust(connection: Connection, decided: Sequence[tuple[Target, Decision]]) -> None:
     """Take back what is not billed, and write what leads to what stands."""
-    made_by = [one.pending for one in decision.outcomes if one.applied_as == "adjustment"]
-    if not made_by:
-        return
-    last, event = made_by[-1], target.event
-    await connection.execute(
-        "UPDATE usage.adjustment SET taken_back_by = %s WHERE id = ANY(%s)",
-        (UUID(bytes=last.key), decision.taken_back),
-    )
+    made = [
+        (target.event, decision, [one.pending for one in decision.outcomes if one.applied_as == "adjustment"][-1])
+        for target, decision in decided
+        if decision.taken_back or decision.adjustments
+    ]
     async with connection.cursor() as cursor:
+        await cursor.executemany(
+            "UPDATE usage.adjustment SET taken_back_by = %s WHERE id = ANY(%s)",
+            [(UUID(bytes=last.key), decision.taken_back) for _, decision, last in made if decision.taken_back],
+        )
         await cursor.executemany(
             """
             INSERT INTO usage.adjustment (
@@ -201,6 +206,7 @@ async def adjust(connection: Connection, target: Target, decision: Decision) -> 
                     *(said.value, event.time, event.id, UUID(bytes=said.distinct) if said.distinct else None),
                     *(last.partition, last.offset, last.correction.kind, sign, UUID(bytes=last.key)),
                 )
+                for event, decision, last in made
                 for said, sign in decision.adjustments
             ],
         )

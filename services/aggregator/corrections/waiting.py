@@ -18,6 +18,7 @@ from services.aggregator.corrections.settle import Terms
 from shared.postgres import epoch
 from shared.postgres.pool import Database
 from shared.runtime.failpoints import failpoint
+from shared.usage.event import EventReader
 from shared.usage.metering import read_metering
 from shared.usage.seal import sealed_months
 
@@ -37,7 +38,7 @@ async def look_again(database: Database, topic: str, after: bytes = BEGINNING) -
         targets = sorted({one.correction.target_key for one in found if one.project_id == project})
         async with database.transaction() as connection:
             await epoch.enter_shared(connection)
-            terms = Terms(await read_metering(connection), frozenset(await sealed_months(connection)))
+            terms = Terms(EventReader(await read_metering(connection)), frozenset(await sealed_months(connection)))
             await store.lock_projects(connection, [project])
             pending = await store.parked(connection, targets)
             read = await read_targets(connection, topic, terms, originals, targets)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from services.aggregator.apply import Aggregator
+from services.aggregator.corrections import of_batch, settle
+from shared.domain.errors import DatabaseAway, Fenced
+from shared.postgres.pool import Connection
 from shared.runtime.failpoints import arm, held
 from tests.support.catalogue import DOCUMENT
 from tests.support.correction_keeper import keeping
-from tests.support.corrections import dirty, told, void
-from tests.support.usage import Counting, catalogue_rows, counting, opened, stamped
+from tests.support.corrections import amend, dirty, told, void
+from tests.support.usage import Counting, batch, catalogue_rows, counting, opened, stamped
 from tests.support.waiting import eventually
 
 LARGEST = {"id": "largest", "event_type": "gauge", "aggregation": "max", "value_path": "v"}
@@ -74,3 +80,51 @@ async def test_a_parked_correction_whose_settling_is_killed_is_settled_once_by_t
         with keeping(database_url, tmp_path):
             await eventually(waiting, lambda left: left == 0)
         assert (await count.windows())["tokens"] == (2, 8)
+
+
+async def test_a_batch_of_corrections_whose_sessions_are_ended_again_and_again_corrects_once(database_url: str) -> None:
+    async with counting(database_url) as count:
+        await count.apply(*(stamped(str(number), 5) for number in range(20)))
+        made = batch((0, 20, [amend(f"a{number}", str(number), {"tokens": 6}) for number in range(20)]))
+        with psycopg.connect(database_url, autocommit=True) as owner:
+            for module, step in ((of_batch.store, "lock_projects"), (settle, "merge_windows"), (settle.store, "store")):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(module, step, _ending(owner, getattr(module, step)))
+                    with pytest.raises(DatabaseAway):
+                        await count.aggregator.apply(made)
+                assert await told(count) == []
+        await count.aggregator.apply(made)
+        with pytest.raises(Fenced):  # as after a commit whose answer was lost
+            await count.aggregator.apply(made)
+        assert await count.windows() == {"requests": (20, 20), "tokens": (20, 120)}
+        assert len(await told(count)) == 20
+
+
+def _ending(owner: psycopg.Connection[Any], real: Any) -> Any:
+    async def ends(connection: Connection, *arguments: Any) -> Any:
+        result = await real(connection, *arguments)
+        owner.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        return result
+
+    return ends
+
+
+async def test_batches_that_correct_one_event_from_two_partitions_at_once_leave_what_one_after_the_other_would(
+    database_url: str,
+) -> None:
+    async with counting(database_url) as count, opened(database_url, "khata_aggregator") as database:
+        other = Aggregator(database, count.aggregator.group)
+        await count.apply(*(stamped(str(number), 1) for number in range(10)))
+        for turn in range(10):
+            one, two = (
+                batch((partition, turn, [amend(f"{turn}-{partition}", str(turn), {"tokens": 10 + partition})]))
+                for partition in (1, 2)
+            )
+            await asyncio.gather(count.aggregator.apply(one), other.apply(two))
+        [(applied, stands)] = await count.rows(
+            "SELECT count(*), (SELECT sum((convert_from(data, 'UTF8')::json ->> 'tokens')::int) FROM ("
+            "  SELECT DISTINCT ON (target_key) data FROM usage.correction ORDER BY target_key, sequence DESC"
+            ") AS last) FROM usage.correction WHERE state = 'applied'"
+        )
+        assert applied == 20
+        assert await count.windows() == {"requests": (10, 10), "tokens": (10, stands)}

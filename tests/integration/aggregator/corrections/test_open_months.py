@@ -139,11 +139,11 @@ async def test_a_target_that_the_archive_cannot_show_any_more_is_told(database_u
         with psycopg.connect(database_url) as owner:
             owner.execute("DELETE FROM usage.segment WHERE first_offset = 0")
             owner.execute("UPDATE usage.segment SET payload = set_byte(payload, 20, get_byte(payload, 20) # 1)")
-        count.aggregator._originals._known.clear()
+        count.aggregator._originals.forget()
         await count.apply(void("v", "1"), void("w", "2"))
         rows = await count.rows("SELECT code, explanation FROM usage.correction ORDER BY log_offset")
         assert [row[0] for row in rows] == ["target_unreadable"] * 2
-        assert "not in the archive" in rows[0][1]
+        assert "is not here" in rows[0][1]
         assert "segment of" in rows[1][1]
         assert (await count.windows())["tokens"] == (2, Decimal(11))
 
