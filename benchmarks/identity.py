@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import numpy as np
 import psycopg
 
 from benchmarks.figure import Figure
@@ -129,7 +130,8 @@ async def _claims(database: Database, filters: Filters, dice: random.Random, see
 def _batch(dice: random.Random, number: int, again: Standing) -> Claims:
     new = [(dice.randbytes(16), 1) for _ in range(BATCH - len(again))]
     keys, fingerprints = zip(*new, *again, strict=True)
-    return Claims(keys, fingerprints, [0] * BATCH, range(number * BATCH, (number + 1) * BATCH))
+    offsets = np.arange(number * BATCH, (number + 1) * BATCH)
+    return Claims(keys, np.array(fingerprints), np.zeros(BATCH, np.int64), offsets)
 
 
 async def _plain(parts: BenchParts, database: Database, dice: random.Random) -> list[float]:

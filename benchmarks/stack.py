@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from devstack.home import Home
 from devstack.stack import Stack, reset
 from devstack.supervisor import ServiceSpec, Supervisor
+from shared.contracts.topics import USAGE_EVENTS
 from shared.kafka import topics
 from shared.postgres.migrate import migrate
 from shared.runtime.settings import DatabaseSettings, KafkaSettings
@@ -26,10 +27,16 @@ class BenchParts:
     bootstrap: str
     database_url: str = field(repr=False)
     kafka_pid: int
+    postgres_pid: int
+    prefix: str = ""  # of topics, where a part needs several sets
 
     @property
     def kafka(self) -> KafkaSettings:
-        return KafkaSettings(kafka_bootstrap_servers=self.bootstrap)
+        return KafkaSettings(kafka_bootstrap_servers=self.bootstrap, kafka_topic_prefix=self.prefix)
+
+    @property
+    def usage_topic(self) -> str:
+        return self.kafka.names.topic(USAGE_EVENTS)
 
     @property
     def database(self) -> DatabaseSettings:
@@ -39,6 +46,7 @@ class BenchParts:
     def env(self) -> dict[str, str]:
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "KAFKA_TOPIC_PREFIX": self.prefix,
             "DATABASE_URL": self.database_url,
             "KHATA_DEV": "true",
             "KHATA_INSTANCE": "bench",
@@ -50,7 +58,10 @@ class BenchParts:
 def bench_stack(home: Path) -> Iterator[BenchParts]:
     """Fresh servers, schema and topics; wiped afterwards."""
     with Stack.start(home, report=lambda _: None) as stack:
-        parts = BenchParts(home, stack.addresses.kafka_bootstrap, stack.addresses.database_url, stack.pids()["kafka"])
+        addresses, pids = stack.addresses, stack.pids()
+        parts = BenchParts(
+            home, addresses.kafka_bootstrap, addresses.database_url, pids["kafka"], postgres_pid=pids["postgres"]
+        )
         migrate(parts.database_url)
         asyncio.run(topics.apply(parts.kafka, dev=True))
         yield parts
@@ -62,6 +73,7 @@ class Running:
     """One process that is measured."""
 
     url: str
+    metrics_url: str
     process: psutil.Process
 
     @property
@@ -74,9 +86,9 @@ class Running:
 
 
 @contextmanager
-def running(parts: BenchParts, *module: str, ready: str = "metrics", **env: str) -> Iterator[Running]:
+def running(parts: BenchParts, *module: str, ready: str = "metrics", name: str = "", **env: str) -> Iterator[Running]:
     """`python -m <module>` with an HTTP port and a metrics port, until it is ready; `ready` names the port asked."""
-    name = module[-1].rpartition(".")[2]
+    name = name or module[-1].rpartition(".")[2]
     ports = Home.at(parts.home).ports((f"{name}-http", f"{name}-metrics"))
     http, metrics = (str(port) for port in ports.values())
     path = "/readyz" if ready == "metrics" else "/openapi.json"
@@ -91,4 +103,4 @@ def running(parts: BenchParts, *module: str, ready: str = "metrics", **env: str)
         supervisor.wait_ready()
         pid = supervisor.pid(name)
         assert pid is not None, "it is ready"
-        yield Running(f"http://127.0.0.1:{http}", psutil.Process(pid))
+        yield Running(f"http://127.0.0.1:{http}", f"http://127.0.0.1:{metrics}/metrics", psutil.Process(pid))

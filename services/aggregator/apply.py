@@ -25,6 +25,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import numpy as np
+
 from services.aggregator.archived import without_archived
 from services.aggregator.batch import PreparedBatch, prepare
 from services.aggregator.corrections import of_batch
@@ -165,9 +167,9 @@ def _claims(prepared: PreparedBatch) -> Claims:
     records = prepared.batch.records
     return Claims(
         [event.key for event in prepared.events],
-        [event.fingerprint for event in prepared.events],
-        [records[place].partition for place in prepared.places],
-        [records[place].offset for place in prepared.places],
+        np.array([event.fingerprint for event in prepared.events], np.int64),
+        np.array([records[place].partition for place in prepared.places], np.int64),
+        np.array([records[place].offset for place in prepared.places], np.int64),
     )
 
 

@@ -7,10 +7,10 @@ catalogue has changed meanwhile are the records read again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
 
 from shared.domain.errors import Rejected
 from shared.kafka.dead_letter import Reject
@@ -18,7 +18,7 @@ from shared.kafka.records import Batch, Record
 from shared.usage.event import EventReader, UsageEvent
 from shared.usage.segment import Segment, extent, pack
 
-SLICE = 500  # records read before other tasks have their turn: about 2 ms
+SLICE = 200  # records read before other tasks have their turn: about 1 ms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ async def prepare(batch: Batch, reader: EventReader, segments: Sequence[tuple[in
         events.append(event)
         places.append(index)
         times[index] = event.time
-    packed = _timed(segments, times) if segments else await _segments(batch.records, times)
+    packed = _timed(segments, times) if segments else await _segments(batch, times)
     return PreparedBatch(batch, reader, events, places, rejected, packed)
 
 
@@ -67,17 +67,32 @@ def _timed(segments: Sequence[tuple[int, Segment]], times: Sequence[datetime | N
     return found
 
 
-async def _segments(records: Sequence[Record], times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
+async def _segments(batch: Batch, times: Sequence[datetime | None]) -> list[tuple[int, Segment]]:
     """One for each partition, and for each run of offsets in it."""
     found = []
-    first = 0
-    places = enumerate(records)
-    for _, group in groupby(places, key=lambda place: (place[1].topic, place[1].partition, place[1].offset - place[0])):
+    for first, end in _runs(batch.records):
         await asyncio.sleep(0)
-        size = len(list(group))
-        found.append((first, pack(records[first : first + size], times[first : first + size])))
-        first += size
+        found.append((first, pack(batch.records[first:end], times[first:end])))
     return found
+
+
+def _runs(records: Sequence[Record]) -> Iterator[tuple[int, int]]:
+    """[first, end) of records that follow each other in one partition."""
+    first = 0
+    while first < len(records):
+        end = _same_partition(records, first)
+        if records[end - 1].offset - records[first].offset != end - 1 - first:  # a hole: after a rewind
+            end = next(
+                place for place in range(first + 1, end) if records[place].offset != records[place - 1].offset + 1
+            )
+        yield first, end
+        first = end
+
+
+def _same_partition(records: Sequence[Record], first: int) -> int:
+    """Where its partition ends; those of one partition stand together."""
+    partition = records[first].partition
+    return bisect_left(records, True, first, key=lambda record: record.partition != partition)
 
 
 def refuse(batch: PreparedBatch, errors: Mapping[bytes, Rejected]) -> PreparedBatch:

@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.aggregator.generations.bloom import words
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.store import Generation
@@ -30,9 +33,9 @@ class Claims:
     """Events that want to count, in log order, column by column; a claim is named by its place."""
 
     keys: Sequence[bytes]
-    fingerprints: Sequence[int]
-    partitions: Sequence[int]
-    offsets: Sequence[int]
+    fingerprints: NDArray[np.int64]
+    partitions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
 
 
 async def claim_identities(
@@ -121,9 +124,9 @@ async def _insert(connection: Connection, generation: int, claims: Claims, place
             """,
             (
                 UuidArray([claims.keys[place] for place in places]),
-                Int8Array([claims.fingerprints[place] for place in places]),
-                Int4Array([claims.partitions[place] for place in places]),
-                Int8Array([claims.offsets[place] for place in places]),
+                Int8Array(claims.fingerprints[places]),
+                Int4Array(claims.partitions[places]),
+                Int8Array(claims.offsets[places]),
                 generation,
             ),
             binary=True,

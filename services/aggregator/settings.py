@@ -27,7 +27,14 @@ class FilterSettings(Settings):
 class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, DatabaseSettings):
     """What `khata run aggregator` needs."""
 
-    batch_records: int = Field(5_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
+    batch_records: int = Field(10_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
+    batch_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        le=256 * 1024 * 1024,
+        alias="AGGREGATOR_BATCH_BYTES",
+        description="of a batch and of a fetch; memory follows it",
+    )
     batch_wait_ms: int = Field(200, ge=1, le=10_000, alias="AGGREGATOR_BATCH_WAIT_MS")
     reconcile: bool = Field(
         True, alias="AGGREGATOR_RECONCILE", description="whether this process may start the scheduled reconciliation"
@@ -62,4 +69,4 @@ class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, Databas
 
     @property
     def limits(self) -> Limits:
-        return Limits(max_records=self.batch_records, wait_ms=self.batch_wait_ms)
+        return Limits(max_records=self.batch_records, max_bytes=self.batch_bytes, wait_ms=self.batch_wait_ms)

@@ -86,6 +86,8 @@ def read_data(data: bytes) -> Any:
 def check_depth(data: Any, encoded: bytes) -> None:
     """Raises msgspec.DecodeError for more than 64 levels; `encoded` is the JSON of `data`."""
     # Counting brackets is cheap and can only say too many (those inside texts): then look closely.
+    if len(encoded) <= 2 * MAX_DEPTH:
+        return
     if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise msgspec.DecodeError(f"nested more than {MAX_DEPTH} levels deep")
 

@@ -144,12 +144,9 @@ class LocalHours:
         self._of_minute: dict[int, LocalHour] = {}
 
     def of(self, instant: datetime) -> LocalHour:
-        """The hour that contains the instant. Raises ValueError (naive), OverflowError (outside the calendar)."""
-        if instant.tzinfo is None:
-            raise ValueError(f"{instant.isoformat()} has no time zone")
+        """The hour that contains the aware instant. Raises OverflowError when it is outside the calendar."""
         minute = int(instant.timestamp()) // 60
-        found = self._of_minute.get(minute)
-        return found or self._find(minute, instant)
+        return self._of_minute.get(minute) or self._find(minute, instant)
 
     def _find(self, minute: int, instant: datetime) -> LocalHour:
         start = local_hour_start(instant, self._zone)

@@ -9,7 +9,7 @@
     4  `handler.apply` makes the effect durable together with the offsets
                                           Retryable: pause, back off, the same batch again; never a dead letter
                                           Fenced: another owner was faster: drop what was read ahead, place again
-    5  commit the position to Kafka: a hint for lag tools, never ahead of the store
+    5  commit the position to Kafka, at most once a second: a hint for lag tools, never ahead of the store
                                           crash before 5: Kafka lags, the store decides
 Revocation waits for the batch in flight (one lock), never for `getmany`. Callback errors are swallowed by
 aiokafka, so the callbacks only mark; everything that can fail happens in the loop.
@@ -51,6 +51,7 @@ MAX_POLL_INTERVAL_MS = 60_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 COMMIT_DEADLINE_S = 5.0
+COMMIT_EVERY_S = 1.0
 GIVE_UP_S = 30.0
 
 log = logging.get(__name__)
@@ -118,6 +119,8 @@ class ConsumerLoop:
         self._isolation = isolation
         self._positions: dict[Partition, int] = {}  # what is read next
         self._ahead: asyncio.Task[_Read] | None = None
+        self._uncommitted: dict[Partition, int] = {}
+        self._committed_at = 0.0
         self._verify: dict[Partition, Start] = {}
         self._gaps: dict[Partition, int] = {}
         self._unplaced: set[Partition] = set()
@@ -164,6 +167,7 @@ class ConsumerLoop:
                 await self._turn(consumer, stop)
         finally:
             await self._drop_ahead()
+            await self._commit_offsets(consumer)
             await consumer.stop()
 
     async def _turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -219,6 +223,7 @@ class ConsumerLoop:
             if not piece:
                 break
             wait_ms = 0
+            await asyncio.sleep(0)  # what is buffered is handed out without a pause
             for partition, found in piece.items():
                 made = [Record.of(record) for record in found]
                 fetched.setdefault(partition, []).extend(made)
@@ -254,7 +259,7 @@ class ConsumerLoop:
                 return False
             batch = self._batch_of(fetched)
             if await self._apply(consumer, _Read(batch, generation), stop):
-                await self._commit_offsets(consumer, {Partition(r.topic, r.partition): r.end for r in batch.ranges})
+                await self._commit(consumer, batch)
         except Retryable as error:
             self._give_up_if_it_stays(error)
             log.warning("consumer.waiting", group=self._group, error=str(error))
@@ -392,16 +397,21 @@ class ConsumerLoop:
         for moved in batch.ranges:
             names.RECORDS_APPLIED.labels(self._group, moved.topic).inc(moved.end - moved.start)
         for partition in self._positions.keys() & consumer.assignment():
-            position = self._positions[partition]
+            position = offsets.get(partition, self._positions[partition])
             if (end := consumer.highwater(partition)) is not None:
                 lag = names.LAG_RECORDS.labels(self._group, partition.topic, str(partition.partition))
                 lag.set(max(0, end - position))
-        if offsets:
-            await self._commit_offsets(consumer, offsets)
+        self._uncommitted |= offsets
+        due = self._commit_positions or time.monotonic() - self._committed_at >= COMMIT_EVERY_S
+        if self._uncommitted and due:
+            await self._commit_offsets(consumer)
 
-    async def _commit_offsets(self, consumer: AIOKafkaConsumer, offsets: Mapping[Partition, int]) -> None:
+    async def _commit_offsets(self, consumer: AIOKafkaConsumer) -> None:
+        offsets = {partition: end for partition, end in self._uncommitted.items() if partition in consumer.assignment()}
+        self._uncommitted, self._committed_at = {}, time.monotonic()
         try:
-            await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)
+            if offsets:
+                await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)
         except (CommitFailedError, IllegalStateError, UnknownMemberIdError, KafkaError, TimeoutError) as error:
             log.warning("consumer.commit_hint_lost", group=self._group, error=str(error) or type(error).__name__)
 

@@ -8,14 +8,17 @@ each element as its length in bytes (-1: null) and the bytes its type sends. All
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain, repeat
 from typing import Any, ClassVar
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+
+Numbers = Sequence[int] | NDArray[np.int64]
 
 _HEADER = struct.Struct(">iiIii")
 _LENGTH = struct.Struct(">i").pack
@@ -43,22 +46,21 @@ class UuidArray(BinaryArray):
     oid, element_oid = 2951, 2950
 
     def __init__(self, values: Sequence[bytes]) -> None:
-        length = _LENGTH(16)
-        super().__init__(len(values), b"".join([length + value for value in values]))
+        super().__init__(len(values), _fixed("V16", np.frombuffer(b"".join(values), "V16")))
 
 
 class Int8Array(BinaryArray):
     oid, element_oid = 1016, 20
 
-    def __init__(self, values: Sequence[int]) -> None:
-        super().__init__(len(values), _fixed(8, "q", values))
+    def __init__(self, values: Numbers) -> None:
+        super().__init__(len(values), _fixed(">i8", values))
 
 
 class Int4Array(BinaryArray):
     oid, element_oid = 1007, 23
 
-    def __init__(self, values: Sequence[int]) -> None:
-        super().__init__(len(values), _fixed(4, "i", values))
+    def __init__(self, values: Numbers) -> None:
+        super().__init__(len(values), _fixed(">i4", values))
 
 
 class TimestamptzArray(BinaryArray):
@@ -68,7 +70,7 @@ class TimestamptzArray(BinaryArray):
 
     def __init__(self, values: Sequence[datetime]) -> None:
         since = [(value - _POSTGRES_EPOCH) // _MICROSECOND for value in values]
-        super().__init__(len(values), _fixed(8, "q", since))
+        super().__init__(len(values), _fixed(">i8", since))
 
 
 class BoolArray(BinaryArray):
@@ -97,9 +99,12 @@ class _WireDumper(Dumper):
         return wire
 
 
-def _fixed(size: int, code: str, values: Sequence[int]) -> bytes:
-    flat: Iterable[int] = chain.from_iterable(zip(repeat(size), values, strict=False))
-    return struct.pack(">" + f"i{code}" * len(values), *flat)
+def _fixed(kind: str, values: Numbers | NDArray[np.void]) -> bytes:
+    """Raises OverflowError for a number that `kind` cannot hold."""
+    wire = np.empty(len(values), [("size", ">i4"), ("value", kind)])
+    wire["size"] = np.dtype(kind).itemsize
+    wire["value"] = values
+    return wire.tobytes()
 
 
 for _array in (UuidArray, Int8Array, Int4Array, TimestamptzArray, BoolArray, TextArray):

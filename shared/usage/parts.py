@@ -42,13 +42,17 @@ class Parts:
 
     def add(self, reading: Reading, key: bytes, time: datetime, id: str) -> None:
         """One more event; the caller's decimal context must be SUMS."""
-        value, aggregation = reading.value, reading.meter.aggregation
         self.count += 1
-        self.sum += value
         self.fingerprint = self.fingerprint.with_key(key)
-        if aggregation == "sum" or aggregation == "count":  # nearly always
-            return
-        match aggregation:
+        self.add_value(reading, time, id)
+
+    def add_value(self, reading: Reading, time: datetime, id: str) -> None:
+        """`add` without the count and the fingerprint, for whoever adds those up for many events at once."""
+        value = reading.value
+        self.sum += value
+        match reading.meter.aggregation:
+            case "sum" | "count":  # nearly always
+                return
             case "min":
                 self.minimum = value if self.minimum is None else min(self.minimum, value)
             case "max":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -85,7 +84,6 @@ async def test_windows_dispositions_and_identities_are_those_of_a_simple_count(
     simple, own = SimpleCount({}, defaultdict(list)), 2 * example  # this example's first partition
     expected: dict[int, str] = defaultdict(str)
     async with counting(database_url) as count:
-        _without_dead_letters(count.aggregator.producer)
         for pairs in batches:
             parts = {own + p: [one for partition, one in pairs if partition == p] for p in {pair[0] for pair in pairs}}
             for partition in sorted(parts):  # a batch holds its partitions one after the other
@@ -127,12 +125,3 @@ async def _windows(count: Any, example: int) -> dict[tuple[str, str, bool, datet
     return {
         (meter, subject, live, hour): (number, Fraction(total)) for meter, subject, live, hour, number, total in rows
     }
-
-
-def _without_dead_letters(producer: Any) -> None:
-    """Dead letters are another test's; here they cost a broker."""
-
-    async def send(messages: Sequence[object], deadline_s: float = 0) -> list[tuple[int, int]]:
-        return [(0, 0) for _ in messages]
-
-    producer.send = send
