@@ -8,6 +8,7 @@ import gc
 from services.aggregator import activity
 from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
+from services.aggregator.breaker import Breaker
 from services.aggregator.corrections.keeper import Keeper as CorrectionKeeper
 from services.aggregator.dead_letters import keep
 from services.aggregator.dead_letters.keep import DeadLetters, Keeper
@@ -56,7 +57,7 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             group=group,
             instance=settings.instance,
             topics=[settings.names.topic(USAGE_EVENTS)],
-            handler=Aggregator(database, group, filters, changed),
+            handler=Aggregator(database, group, filters, Breaker(settings.breaker_ratio), changed),
             limits=settings.limits,
         )
         process.health.checks |= {"database": database.check, "kafka": producer.check, "consumer": loop.check}

@@ -29,6 +29,7 @@ import numpy as np
 
 from services.aggregator.archived import without_archived
 from services.aggregator.batch import PreparedBatch, prepare
+from services.aggregator.breaker import Breaker
 from services.aggregator.corrections import of_batch
 from services.aggregator.corrections.find import Originals
 from services.aggregator.corrections.settle import Terms
@@ -72,6 +73,7 @@ class Aggregator:
     database: Database
     group: str
     filters: Filters = field(default_factory=Filters)
+    breaker: Breaker = field(default_factory=Breaker)
     changed: Changed | None = None  # told after COMMIT which windows are to be published
     _touched: Collection[WindowKey] = field(default=(), init=False)
     _originals: Originals = field(default_factory=Originals, init=False)
@@ -107,6 +109,7 @@ class Aggregator:
             raise
         self._lock_timeouts = 0
         self._prepared.remove(prepared)
+        self.breaker.note()
         for disposition, count in Counter(dispositions).items():
             metrics.EVENTS_APPLIED.labels(disposition.name.lower()).inc(count)
         await failpoint("aggregator.batch.after_commit")
@@ -126,6 +129,7 @@ class Aggregator:
             prepared = await prepare(prepared.batch, current.reader, prepared.segments)
         await offsets.move(connection, self.group, prepared.batch.ranges)
         prepared = await without_archived(connection, prepared)
+        self.breaker.check(prepared.rejected, len(prepared.batch.records))
         await failpoint("aggregator.batch.after_offsets")
         prepared = await without_late(connection, prepared, current.sealed)
         terms = Terms(current.reader, current.sealed)

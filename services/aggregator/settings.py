@@ -36,6 +36,13 @@ class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, Databas
         description="of a batch and of a fetch; memory follows it",
     )
     batch_wait_ms: int = Field(200, ge=1, le=10_000, alias="AGGREGATOR_BATCH_WAIT_MS")
+    breaker_ratio: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        alias="AGGREGATOR_BREAKER_RATIO",
+        description="of the last 1,000 records that may be rejected before the process stops; 1: all",
+    )
     reconcile: bool = Field(
         True, alias="AGGREGATOR_RECONCILE", description="whether this process may start the scheduled reconciliation"
     )

@@ -79,8 +79,8 @@ class Preparing(Handler, Protocol):
 class Limits:
     """How much one batch may hold, and how long to wait for it.
 
-    `max_bytes` of keys and values may be passed by one piece of reading (500 records). In memory are at most the batch
-    that is applied, the one that is prepared, and what one fetch brings: `max_bytes` more, compressed.
+    `max_bytes` of keys and values may be passed where records suddenly grow. In memory are at most the batch that is
+    applied, the one that is prepared, and what one fetch brings: `max_bytes` more, compressed.
     """
 
     max_records: int = 5_000
@@ -118,6 +118,7 @@ class ConsumerLoop:
         self._instance = f"{group}.{instance}"
         self._isolation = isolation
         self._positions: dict[Partition, int] = {}  # what is read next
+        self._record_bytes = 1_000  # of those read last
         self._ahead: asyncio.Task[_Read] | None = None
         self._uncommitted: dict[Partition, int] = {}
         self._committed_at = 0.0
@@ -214,11 +215,12 @@ class ConsumerLoop:
         return _Read(batch, generation)
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> Mapping[Partition, Sequence[Record]]:
-        """What is there within the limits, in pieces: how large the next records are is not known before."""
+        """What is there within the limits, in pieces: how large the next records are is only guessed."""
         fetched: dict[Partition, list[Record]] = {}
         records, size, wait_ms = 0, 0, self._limits.wait_ms
         while records < self._limits.max_records and size < self._limits.max_bytes:
-            most = min(PIECE, self._limits.max_records - records)
+            fitting = max(1, (self._limits.max_bytes - size) // self._record_bytes)
+            most = min(PIECE, self._limits.max_records - records, fitting)
             piece = await consumer.getmany(timeout_ms=wait_ms, max_records=most)
             if not piece:
                 break
@@ -229,6 +231,7 @@ class ConsumerLoop:
                 fetched.setdefault(partition, []).extend(made)
                 records += len(made)
                 size += sum([len(record.value or b"") + len(record.key or b"") for record in made])
+            self._record_bytes = max(1, size // records)
         return fetched
 
     async def _drop_ahead(self) -> None:

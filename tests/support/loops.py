@@ -89,11 +89,12 @@ async def member(
     topic: str,
     instance: str = "one",
     max_records: int = 5_000,
+    max_bytes: int = 16_000_000,
     **more: Any,
 ) -> AsyncIterator[Member]:
     """A member of the group until the block ends."""
     stop = asyncio.Event()
-    limits = Limits(max_records=max_records, wait_ms=50)
+    limits = Limits(max_records=max_records, max_bytes=max_bytes, wait_ms=50)
     loop = ConsumerLoop(
         parts.kafka, group=group_of(parts), instance=instance, topics=[topic], handler=handler, limits=limits, **more
     )

@@ -182,6 +182,16 @@ async def test_without_a_broker_dead_letters_wait_and_what_is_good_is_counted(da
         ]
 
 
+async def test_a_log_of_events_that_no_meter_knows_stops_the_process_before_any_is_written(database_url: str) -> None:
+    async with counting(database_url) as count:
+        await count.apply(*[stamped(str(number)) for number in range(400)])
+        lost = [stamped(f"lost-{number}", type="image.made") for number in range(600)]
+        with pytest.raises(Fatal, match=r"600 of the last 1000 records were rejected"):
+            await count.apply(*lost)
+        assert await count.rows("SELECT next_offset FROM messaging.consumer_offset") == [(400,)]
+        assert await count.rows("SELECT count(*) FROM messaging.outbox WHERE topic LIKE '%%.dlq'") == [(0,)]
+
+
 async def test_a_batch_whose_sessions_are_ended_again_and_again_is_counted_once(database_url: str) -> None:
     async with counting(database_url) as count:
         made = batch((0, 0, [stamped(str(number), 2) for number in range(200)]))
