@@ -15,9 +15,10 @@ import yaml
 from services.invoicer.price_file import apply_prices
 from shared.audit.append import operator
 from shared.catalogue.apply import Applied, Change, apply_catalogue
+from shared.catalogue.backfill import Events
 from shared.catalogue.file import CatalogueFile, read_catalogue
 from shared.catalogue.keys import PepperSettings
-from shared.contracts.topics import CATALOGUE
+from shared.contracts.topics import CATALOGUE, USAGE_EVENTS
 from shared.domain.errors import BrokerAway, DatabaseAway, Usage
 from shared.kafka import topics
 from shared.kafka.producer import Producer
@@ -151,7 +152,8 @@ async def _apply_once(
 
     try:
         async with database.transaction() as connection:
-            applied = await apply_catalogue(connection, file, topic, settings.peppers, operator(), write_prices)
+            events = Events(settings.names.topic(USAGE_EVENTS), settings.names.group("aggregator"))
+            applied = await apply_catalogue(connection, file, topic, settings.peppers, operator(), write_prices, events)
             secrets.update(applied.secrets)  # before COMMIT: its answer may be lost though it happened
             if dry_run:
                 raise _DryRun(applied)

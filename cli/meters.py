@@ -1,4 +1,4 @@
-"""`khata meters simulate`: what a meter would say, for cases on standard input."""
+"""`khata meters`: what a meter would say, for cases on standard input; back-fills."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 import typer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from services.aggregator.backfill.commands import app as backfill
 from shared.catalogue.meter_entry import Entry, MeterEntry
 from shared.contracts.messages.event import StampedEvent
 from shared.domain.errors import Rejected, Usage
@@ -20,6 +21,7 @@ from shared.runtime.documents import problems
 from shared.usage.simulate import PROJECT, simulate
 
 app = typer.Typer(help="Meters: what is counted.", no_args_is_help=True)
+app.add_typer(backfill, name="backfill")
 
 
 class PeriodEntry(Entry):

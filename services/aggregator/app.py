@@ -8,6 +8,7 @@ import gc
 from services.aggregator import activity
 from services.aggregator.activity import Advice
 from services.aggregator.apply import Aggregator
+from services.aggregator.backfill.run import Backfiller
 from services.aggregator.breaker import Breaker
 from services.aggregator.corrections.keeper import Keeper as CorrectionKeeper
 from services.aggregator.dead_letters import keep
@@ -71,6 +72,7 @@ async def run(settings: AggregatorSettings, process: Process) -> None:
             if changed is not None:
                 tasks.create_task(_publish(settings, database, changed, process.stop))
             tasks.create_task(CorrectionKeeper(settings, settings.names, database).run(process.stop))
+            tasks.create_task(Backfiller(settings, database).run(process.stop))
             tasks.create_task(_keep_advice(settings, database, producer, process.stop))
             tasks.create_task(activity.purge(database, process.stop))
             if settings.reconcile:

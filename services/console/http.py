@@ -32,9 +32,11 @@ from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection, Database
 from shared.runtime.problems import problem
 from shared.usage.query import UsageQuery, UsageRow, query_usage
+from shared.usage.seal import unfinished_meters
 
 SCOPE = "usage:read"
 STATEMENT_S = 10
+INCOMPLETE = "khata-incomplete"  # the meter is new and still counts what was before it
 STATUS = {
     "unauthenticated": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
@@ -110,9 +112,12 @@ async def _usage(door: Door, request: Request, key: ApiKeyMessage) -> Response:
         if not meters:
             raise Rejected("unknown_meter", f"there is no meter {meter_id!r}")
         rows = await query_usage(connection, meters, query)
+        incomplete = meter_id in await unfinished_meters(connection)
+    headers = {INCOMPLETE: "true"} if incomplete else {}
     if as_csv:
-        return Response(_csv(query, rows), media_type="text/csv")
-    return Response(orjson.dumps(_document(query, rows)), media_type="application/json")
+        return Response(_csv(query, rows), media_type="text/csv", headers=headers)
+    document = _document(query, rows) | ({"incomplete": True} if incomplete else {})
+    return Response(orjson.dumps(document), media_type="application/json", headers=headers)
 
 
 def _document(query: UsageQuery, rows: list[UsageRow]) -> dict[str, Any]:

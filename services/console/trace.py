@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from shared.contracts.headers import SPOOL, first
-from shared.contracts.messages.event import decode_event
+from shared.contracts.messages.event import decode_content, decode_event
 from shared.contracts.topics import USAGE_EVENTS, Names
 from shared.domain.errors import Rejected
 from shared.domain.identity import identity_key
 from shared.kafka.records import Record
 from shared.postgres.pool import Connection
-from shared.usage.event import UsageEvent, read_event
+from shared.usage.backfill import read_views
+from shared.usage.event import UsageEvent
 from shared.usage.metering import read_metering
 from shared.usage.segment import Disposition, from_letters, unpack
 
@@ -91,19 +95,34 @@ async def _stages(connection: Connection, topic: str, partition: int, offset: in
         {"stage": "logged", "at_ms": record.timestamp_ms, "topic": topic, "partition": partition, "offset": offset}
     )
     stages.append({"stage": "applied", "at": applied_at, "disposition": disposition.name.lower()})
-    return stages + await _counted(connection, record, disposition)
+    return stages + await _counted(connection, record, disposition, applied_at)
 
 
-async def _counted(connection: Connection, record: Record, disposition: Disposition) -> list[dict[str, Any]]:
+async def _counted(
+    connection: Connection, record: Record, disposition: Disposition, applied_at: datetime
+) -> list[dict[str, Any]]:
     """The windows it is in, and the invoice of its month."""
+    views = await read_views(connection, await read_metering(connection))
+    place = (record.topic, record.partition, record.offset, applied_at)
+    view = views.at(*place)
     try:
-        event = read_event(record.value, await read_metering(connection))
-    except Rejected as error:
-        return [{"stage": "stopped", "code": error.code, "reason": error.message}]
+        content = decode_content(record.value or b"")
+        match disposition:
+            case Disposition.UNMETERED:
+                event = view.uncounted(content)
+            case Disposition.ADJUSTMENT:
+                event = view.late(content)
+            case _:
+                event = view.counted(content)
+    except (Rejected, msgspec.MsgspecError) as error:
+        code = error.code if isinstance(error, Rejected) else "malformed"
+        return [{"stage": "stopped", "code": code, "reason": str(error)}]
     if disposition is Disposition.CORRECTION:
         return [{"stage": "corrects"} | one for one in await _correction(connection, event.key)]
-    if disposition is Disposition.UNMETERED:
-        return [{"stage": "stopped", "reason": "no meter counts it"}]
+    waiting = views.waiting(content.type, *place)
+    if disposition is Disposition.UNMETERED and not event.readings:
+        reason = f"no meter counts it yet; {', '.join(waiting)} will (back-fill)" if waiting else "no meter counts it"
+        return [{"stage": "stopped", "reason": reason}]
     counted = {
         "stage": "counted",
         "event_time": event.time,
@@ -119,6 +138,8 @@ async def _counted(connection: Connection, record: Record, disposition: Disposit
             for reading in event.readings
         ],
     }
+    if waiting:
+        counted["backfill_will_count"] = waiting
     return [counted, *await _billed(connection, event, disposition)]
 
 

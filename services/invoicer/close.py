@@ -1,7 +1,8 @@
 """Close a month: wait, seal, then draft and finalize, organisation by organisation.
 
 Per time zone (its organisations are a block with one cut):
-    1  the barrier: what was accepted is aggregated, and what was corrected is looked at again
+    1  the barrier: what was accepted is aggregated, no new meter still counts what was before it, and what was
+       corrected is looked at again
                                                              crash: nothing happened
     2  seal the block under one cut                          crash: sealed; the next run keeps that cut
 Then per organisation, each alone:
@@ -25,7 +26,7 @@ from typing import TypeVar
 
 import psycopg
 
-from services.invoicer import attempts, barrier, cases, dirty_barrier
+from services.invoicer import attempts, backfill_barrier, barrier, cases, dirty_barrier
 from services.invoicer.attempts import Attempt
 from services.invoicer.draft import Drafted, discard, draft, idempotency_key
 from services.invoicer.finalize import DatabaseClock, Finalized, StaleDraft, database_now, finalize
@@ -164,6 +165,7 @@ async def _seal_block(deps: Deps, month: Month, zone: str, block: Sequence[str],
         if not await _unsealed(connection, month, block):
             return  # an earlier run sealed them all: its cut stands
     await barrier.wait(deps.kafka, deps.database, progress, deps.wait_s)
+    await backfill_barrier.wait(deps.database, progress, deps.wait_s)
     deadline = time.monotonic() + deps.wait_s
     await dirty_barrier.wait(deps.database, month, block, progress, deadline, deps.wait_s)
     progress(Stage(f"sealing {month} of {len(block)} organisations in {zone}"))
@@ -187,7 +189,8 @@ async def _seal_block(deps: Deps, month: Month, zone: str, block: Sequence[str],
             break
         except DatabaseAway:
             raise
-        except Retryable:  # an event was corrected in between
+        except Retryable:  # an event was corrected in between, or a meter made
+            await backfill_barrier.wait(deps.database, progress, deps.wait_s)
             await dirty_barrier.wait(deps.database, month, block, progress, deadline, deps.wait_s)
     await failpoint("invoicer.close.after_seal")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal, localcontext
 from typing import Any
@@ -41,6 +41,22 @@ def exact_text(value: Decimal) -> str:
     with localcontext(EXACT):
         text = f"{value.normalize():f}"
     return "0" if text == "-0" else text
+
+
+def offsets_said(offsets: Mapping[str, Mapping[int, int]]) -> dict[str, dict[str, int]]:
+    """A vector of offsets, by topic and partition."""
+    return {
+        topic: {str(partition): offset for partition, offset in sorted(partitions.items())}
+        for topic, partitions in offsets.items()
+    }
+
+
+def offsets_read(said: Mapping[str, Mapping[str, int]]) -> dict[str, dict[int, int]]:
+    """Back from `offsets_said`. Raises ValueError."""
+    return {
+        topic: {int(partition): offset for partition, offset in partitions.items()}
+        for topic, partitions in said.items()
+    }
 
 
 def differences(stored: Any, rebuilt: Any, place: str = "") -> Iterator[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from services.invoicer.document import offsets_said
 from shared.domain.definition import counting_terms, filters_of, group_by_of
 from shared.domain.meter import Meter
+from shared.usage.backfill import MeterKey
+from shared.usage.seal import Cut
 
 
 def frozen_meter(meter: Meter) -> dict[str, Any]:
@@ -18,6 +22,15 @@ def frozen_meter(meter: Meter) -> dict[str, Any]:
         "aggregation": meter.aggregation,
         "value_path": meter.value_path,
     } | counting_terms(meter)
+
+
+def backfilled(cuts: Mapping[MeterKey, Cut], meter: Meter) -> dict[str, Any]:
+    """Below which offsets a back-fill counted for the meter; nothing for the others.
+
+    What the meter refuses there is no mistake, and events count that no meter counted when they came.
+    """
+    cut = cuts.get((meter.id, meter.version))
+    return {} if cut is None else {"backfilled_below": offsets_said(cut.offsets)}
 
 
 def thawed_meter(said: dict[str, Any]) -> Meter:

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 from services.invoicer import prices
 from services.invoicer.calculate import LineKey, Terms, Used
-from services.invoicer.document import ENGINE_VERSION, exact_text
-from services.invoicer.frozen_meter import frozen_meter
+from services.invoicer.document import ENGINE_VERSION, exact_text, offsets_said
+from services.invoicer.frozen_meter import backfilled, frozen_meter
 from services.invoicer.pricing.lookup import PriceVersion
 from services.invoicer.tax.gstin import parse_gstin
 from services.invoicer.tax.states import state
@@ -21,6 +21,7 @@ from shared.domain.meter import Meter
 from shared.domain.period import Month, day_start, time_zone
 from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
+from shared.usage.backfill import cuts_of_backfills, made_after
 from shared.usage.read import level_before, month_usage
 from shared.usage.seal import Cut
 
@@ -64,7 +65,9 @@ async def gather(
     `currency_mismatch`, `missing_seller`, `missing_tax_rate`; `Rejected("invalid_gstin")` for the customer's.
     """
     versions = await prices.read_versions(connection, organisation.id)
-    meters = await read_meters(connection)
+    # What was made after the seal and counts old events too has usage in this month that nobody is billed for.
+    later = await made_after(connection, cut.id)
+    meters = [meter for meter in await read_meters(connection) if (meter.id, meter.version) not in later]
     start, end = month.bounds(organisation.zone)
     usage = {
         (first_day, last_day): await _usage(connection, organisation, first_day, last_day, meters, (start, end))
@@ -123,6 +126,7 @@ async def _header(
     if seller is None:
         raise NeedsPerson("missing_seller", "nobody is named as the seller; add `seller` to the catalogue and apply it")
     start, end = month.bounds(organisation.zone)
+    cuts = await cuts_of_backfills(connection)
     return {
         "kind": "monthly",
         "engine_version": ENGINE_VERSION,
@@ -153,17 +157,14 @@ async def _header(
         },
         "cut": {
             "id": cut.id,
-            "offsets": {
-                topic: {str(partition): offset for partition, offset in sorted(partitions.items())}
-                for topic, partitions in cut.offsets.items()
-            },
+            "offsets": offsets_said(cut.offsets),
         },
         # The newest price that could be seen. Ids rise under the price lock, so those above came later: what fills
         # days without a price after the invoice is no part of it.
         "prices": {"through_id": max((version.id for version in versions), default=0)},
         # All of them, not only those with a line: usage of a meter that has no line is found by counting again.
         "meters": [
-            frozen_meter(meter) | await _level(connection, organisation, meter, start)
+            frozen_meter(meter) | backfilled(cuts, meter) | await _level(connection, organisation, meter, start)
             for meter in sorted(meters, key=lambda meter: (meter.id, meter.version))
         ],
     }

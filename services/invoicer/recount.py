@@ -1,8 +1,9 @@
 """Count usage again from segments, for many invoices in one pass. Independent of the windows on purpose.
 
-Only what the log and the invoices themselves say takes part: records whose disposition is "counted", below the
-invoice's cut, of its organisation's projects, in its month; meters are those frozen in the document. Of an event that
-was corrected before the seal, what the last correction below the cut says counts.
+Only what the log and the invoices themselves say takes part: records whose disposition is "counted" (for a meter that
+was back-filled, below its own cut, also those that no meter counted when they came), below the invoice's cut, of its
+organisation's projects, in its month; meters are those frozen in the document. Of an event that was corrected before
+the seal, what the last correction below the cut says counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from services.invoicer.calculate import NOTHING, LineKey, Used
-from services.invoicer.document import Document
+from services.invoicer.document import Document, offsets_read
 from services.invoicer.frozen_meter import thawed_meter
 from shared.contracts.messages.event import decode_event
 from shared.domain.errors import Rejected
@@ -44,6 +45,7 @@ class Recount:
     cut: Cut
     meters: MeterIndex
     levels: dict[tuple[str, int], Decimal]  # what each weighted_sum carries into the month, or into its first hour
+    backfilled: dict[tuple[str, int], Cut] = field(default_factory=dict)  # below it a back-fill counted for the meter
     corrected: Mapping[bytes, Corrected] = field(default_factory=dict)  # before the seal, by identity
     unreadable: list[str] = field(default_factory=list)
     _days: dict[_DayKey, Parts] = field(default_factory=dict)
@@ -51,10 +53,7 @@ class Recount:
     @classmethod
     def of(cls, document: Document) -> Recount:
         zone = time_zone(document["period"]["time_zone"])
-        offsets = {
-            topic: {int(partition): offset for partition, offset in partitions.items()}
-            for topic, partitions in document["cut"]["offsets"].items()
-        }
+        offsets = offsets_read(document["cut"]["offsets"])
         return cls(
             document["customer"]["organisation_id"],
             zone,
@@ -62,10 +61,28 @@ class Recount:
             Cut(document["cut"]["id"], offsets),
             MeterIndex.of(map(thawed_meter, document["meters"])),
             {(said["id"], said["version"]): Decimal(said["level"]) for said in document["meters"] if "level" in said},
+            {
+                (said["id"], said["version"]): Cut(0, offsets_read(said["backfilled_below"]))
+                for said in document["meters"]
+                if "backfilled_below" in said
+            },
         )
 
-    def add(self, record: Record, event_type: str, time: datetime, id: str, key: bytes, data: object) -> None:
-        """Count one event of the organisation if it belongs to this invoice."""
+    def add(
+        self,
+        record: Record,
+        event_type: str,
+        time: datetime,
+        id: str,
+        key: bytes,
+        data: object,
+        *,
+        counted: bool = True,
+    ) -> None:
+        """Count one event of the organisation if it belongs to this invoice.
+
+        One that no meter counted when it came (not `counted`) is counted by those that were back-filled.
+        """
         below = self.cut.below(record.topic, record.partition, record.offset)
         if not below or not self.start <= time < self.end:
             return
@@ -78,9 +95,15 @@ class Recount:
             data = read_data(found.data)
         day, hour = time.astimezone(self.zone).date(), local_hour_start(time, self.zone)
         for meter in self.meters.by_type.get(event_type, ()):
+            fill = self.backfilled.get((meter.id, meter.version))
+            filled = fill is not None and fill.below(record.topic, record.partition, record.offset)
+            if not counted and not filled:
+                continue
             try:
                 reading = meter.reading(data) if meter.counts_at(hour) else None
             except Rejected as error:
+                if filled:  # others counted it: it is none of this meter's
+                    continue
                 self.unreadable.append(f"{_place(record)} was counted, but {error.message}")
                 continue
             if reading is not None:
@@ -139,12 +162,12 @@ class Recount:
 
 def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], owners: Mapping[str, str]) -> None:
     """Add a segment's records. `recounts` by organisation, `owners` project -> organisation."""
-    corrected = any(recount.corrected for recount in _all(recounts))
+    # What filters left out may have been given data that they take; what had no meter yet may have one that came later.
+    more = any(recount.corrected or recount.backfilled for recount in _all(recounts))
+    wanted_letters = (Disposition.COUNTED, Disposition.UNMETERED) if more else (Disposition.COUNTED,)
     with localcontext(SUMS):
         for record, disposition in segment:
-            # What filters left out may have been given data that they take.
-            amended_too = disposition is Disposition.UNMETERED and corrected
-            if not (disposition is Disposition.COUNTED or amended_too) or record.value is None:
+            if disposition not in wanted_letters or record.value is None:
                 continue
             try:
                 stamped = decode_event(record.value)
@@ -158,9 +181,9 @@ def count(segment: StoredSegment, recounts: Mapping[str, Sequence[Recount]], own
             if not wanted:
                 continue
             key = identity_key(stamped.project, stamped.live, stamped.source, stamped.id)
+            counted = disposition is Disposition.COUNTED or not stamped.unmetered
             for recount in wanted:
-                if not amended_too or key in recount.corrected:
-                    recount.add(record, stamped.type, stamped.time, stamped.id, key, data)
+                recount.add(record, stamped.type, stamped.time, stamped.id, key, data, counted=counted)
 
 
 def _all(recounts: Mapping[str, Sequence[Recount]]) -> Iterable[Recount]:

@@ -7,13 +7,13 @@ for the usage that was counted again, and every line is compared with the one th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.invoicer import prices
 from services.invoicer.calculate import FrozenLine, LineKey, terms_of
 from services.invoicer.document import Document, differences, exact_text
-from services.invoicer.frozen_meter import frozen_meter
+from services.invoicer.frozen_meter import backfilled, frozen_meter
 from services.invoicer.recount import Recount
 from services.invoicer.tiling import frozen_lines
 from shared.domain.errors import NeedsPerson
@@ -21,7 +21,9 @@ from shared.domain.meter import Meter, MeterIndex
 from shared.domain.period import Month
 from shared.postgres.meters import read_meters
 from shared.postgres.pool import Connection
+from shared.usage.backfill import MeterKey, cuts_of_backfills, made_after
 from shared.usage.read import month_usage
+from shared.usage.seal import Cut
 
 
 async def term_problems(connection: Connection, document: Document, recount: Recount) -> list[str]:
@@ -29,9 +31,15 @@ async def term_problems(connection: Connection, document: Document, recount: Rec
 
     Raises KeyError, TypeError and ValueError for content that is no document.
     """
-    catalogue = {(meter.id, meter.version): meter for meter in MeterIndex.versions(await read_meters(connection))}
+    later = await made_after(connection, recount.cut.id)  # counts in windows of this month, and for no invoice of it
+    catalogue = {
+        (meter.id, meter.version): meter
+        for meter in MeterIndex.versions(await read_meters(connection))
+        if (meter.id, meter.version) not in later
+    }
+    cuts = await cuts_of_backfills(connection)
     frozen = {(said["id"], said["version"]): said for said in document["meters"]}
-    found = list(_meter_problems(frozen, catalogue))
+    found = list(_meter_problems(frozen, catalogue, cuts))
     sealed = await month_usage(
         connection, recount.organisation_id, recount.start, recount.end, list(catalogue.values())
     )
@@ -71,12 +79,14 @@ def line_problems(stored: Sequence[FrozenLine], wanted: Sequence[FrozenLine]) ->
 
 
 def _meter_problems(
-    frozen: dict[tuple[str, int], dict[str, Any]], catalogue: dict[tuple[str, int], Meter]
+    frozen: dict[tuple[str, int], dict[str, Any]], catalogue: dict[tuple[str, int], Meter], cuts: Mapping[MeterKey, Cut]
 ) -> Iterator[str]:
     for key, said in frozen.items():
         meter = catalogue.get(key)
         said = {name: value for name, value in said.items() if name != "level"}  # no part of the definition
-        yield from differences(said, meter and frozen_meter(meter), f"meter {key[0]} version {key[1]}")
+        yield from differences(
+            said, meter and frozen_meter(meter) | backfilled(cuts, meter), f"meter {key[0]} version {key[1]}"
+        )
 
 
 def _name(key: LineKey) -> str:

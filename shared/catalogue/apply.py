@@ -17,7 +17,8 @@ from typing import Any
 from msgspec import UNSET
 
 from shared.audit.append import append
-from shared.catalogue import key_store
+from shared.catalogue import backfill, key_store
+from shared.catalogue.backfill import Events
 from shared.catalogue.file import CatalogueFile, KeyEntry, LimitEntry, OrganisationEntry, ProjectEntry
 from shared.catalogue.key_store import NewKey, limit_of
 from shared.catalogue.keys import MadeKey
@@ -48,7 +49,7 @@ class Change:
 
     kind: str
     id: str
-    outcome: str  # created | changed | exists
+    outcome: str  # created | created, back-filled | changed | exists
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Applied:
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     messages: list[CatalogueMessage] = field(default_factory=list)
     epoch_moves: bool = False
+    backfills: list[Meter] = field(default_factory=list)
 
     def note(self, kind: str, id: str, outcome: str, message: CatalogueMessage | None) -> None:
         self.changes.append(Change(kind, id, outcome))
@@ -73,10 +75,12 @@ async def apply_catalogue(
     peppers: dict[str, bytes],
     actor: str,
     before_epoch: Callable[[], Awaitable[None]] | None = None,
+    events: Events | None = None,
 ) -> Applied:
     """Write the file's organisations, projects, meters and keys in the caller's transaction.
 
-    `before_epoch` is what else belongs into the transaction (prices): the epoch lock is taken after it.
+    `before_epoch` is what else belongs into the transaction (prices): the epoch lock is taken after it. `events`:
+    needed for meters that are back-filled.
     Idempotent: applying a file twice changes nothing and makes no new secret. `topic` is the real name of
     catalogue.v1. Raises Usage when the file contradicts what is there (a project that would move to
     another organisation, a meter defined otherwise, a currency that would change).
@@ -96,7 +100,7 @@ async def apply_catalogue(
             await append(
                 connection,
                 actor=actor,
-                action=f"{change.kind}.{change.outcome}",
+                action=f"{change.kind}.{change.outcome.partition(',')[0]}",
                 object_kind=change.kind,
                 object_id=change.id,
             )
@@ -106,7 +110,11 @@ async def apply_catalogue(
     if before_epoch is not None:
         await before_epoch()
     if applied.epoch_moves:
-        await epoch.enter_exclusive(connection)
+        version = await epoch.enter_exclusive(connection)
+        if applied.backfills:
+            if events is None:
+                raise Usage("meters are back-filled by `khata catalogue apply` alone")
+            await backfill.begin(connection, events, applied.backfills, version)
     return applied
 
 
@@ -215,6 +223,11 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         applied.note("meter", entry.id, "exists", None)
         return
     if newest is not None:
+        if entry.backfill:
+            raise Usage(
+                f"meter {entry.id} exists with another definition, and only a new meter is back-filled: give it "
+                "another id, or take `backfill` away and give it effective_from"
+            )
         await _require_future(
             connection, entry, f"meter {entry.id} exists with another definition, which never changes"
         )
@@ -222,6 +235,8 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
             since = f"{newest.effective_from.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
             raise Usage(f"meter {entry.id} changes at {since} already: effective_from must be later")
         wanted = entry.meter(newest.version + 1)
+    elif entry.backfill:
+        applied.backfills.append(wanted)
     else:
         await _refuse_late_meter(connection, entry, applied)
     await connection.execute(
@@ -239,7 +254,8 @@ async def _meter(connection: Connection, entry: MeterEntry, applied: Applied) ->
         ),
     )
     applied.epoch_moves = True
-    applied.note("meter", entry.id, "changed" if newest else "created", _meter_message(wanted))
+    made = "created, back-filled" if entry.backfill else "created"
+    applied.note("meter", entry.id, "changed" if newest else made, _meter_message(wanted))
 
 
 def _meter_message(meter: Meter) -> MeterMessage:
@@ -266,7 +282,9 @@ async def _refuse_late_meter(connection: Connection, entry: MeterEntry, applied:
 
     Events counted before a meter existed are not in its windows, so an invoice would differ from its own proof.
     """
-    made_now = [change.id for change in applied.changes if (change.kind, change.outcome) == ("meter", "created")]
+    made_now = [
+        change.id for change in applied.changes if change.kind == "meter" and change.outcome.startswith("created")
+    ]
     found = await _one(
         connection,
         "SELECT id FROM catalogue.meter WHERE event_type = %s AND id <> ALL(%s) LIMIT 1",

@@ -64,7 +64,8 @@ class MeterEntry(Entry):
     """`value_path`: dots lead into `data`; needed by all but count. `group_by`: name -> path of each dimension.
 
     `effective_from`: the first hour this definition counts; needed for a change, and for a new meter of a type that
-    other meters count already.
+    other meters count already, unless it is back-filled. `backfill`: a new meter counts the events that are there
+    already, too; of a meter that exists it says nothing.
     """
 
     id: MeterId
@@ -79,6 +80,7 @@ class MeterEntry(Entry):
     group_by: dict[MeterId, Path] = Field({}, max_length=8)
     late: Late = Field("next_invoice", description="what becomes of a reading that comes after its month was sealed")
     effective_from: AwareDatetime | None = None
+    backfill: bool = False
 
     @field_validator("event_type")
     @classmethod
@@ -102,6 +104,8 @@ class MeterEntry(Entry):
             )
         if "subject" in self.group_by:
             raise ValueError("group_by: subject is the event's own, whatever a meter says; give it another name")
+        if self.backfill and self.effective_from is not None:
+            raise ValueError("backfill counts from the beginning of time: it cannot have effective_from")
         if self.clamp is not None and self.aggregation in ("count", "unique_count"):
             raise ValueError(f"{self.aggregation} has no value to clamp")
         return self

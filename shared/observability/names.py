@@ -88,6 +88,11 @@ WINDOWS_WAITING = Gauge(
     "khata_windows_waiting_seconds", "How long the oldest batch has waited for its windows to be published, 0 without"
 )
 WINDOWS_FAILURES = Counter("khata_windows_failures", "Turns of publishing put off: Kafka or Postgres away")
+BACKFILL_RECORDS = Counter("khata_backfill_records", "Old records read for new meters")
+BACKFILL_LEFT = Gauge(
+    "khata_backfill_left_records", "Offsets that new meters have still to read, at the process that does"
+)
+BACKFILL_FAILURES = Counter("khata_backfill_failures", "Back-fills stopped by a segment that cannot be read")
 ADVICE_READ = Gauge("khata_advice_read", "1 while key activity and findings are stored; 0 when something stops that")
 KEY_ACTIVITY_STORED = Counter("khata_key_activity_stored", "Minutes of a key stored")
 ANOMALIES_FOUND = Counter("khata_anomalies", "Findings stored, each once", ["class"])

@@ -26,6 +26,8 @@ POINTS: dict[str, str] = {
     "aggregator.filter.before_rename": "a filter is written and fsynced, it is not in its place",
     "aggregator.windows.before_send": "changed windows are read again, nothing is sent",
     "aggregator.windows.before_mark": "changed windows are acked by Kafka, the cursor is not moved",
+    "aggregator.backfill.before_commit": "a slice is in the windows and the progress has moved, not committed",
+    "aggregator.backfill.after_commit": "a slice is committed, the next one is not read",
     "aggregator.redrive.before_mark": "dead letters are sent again and acked, they are not marked as redriven",
     "aggregator.dirty.after_refold": "a dirty window is folded again, nothing is written",
     "aggregator.dirty.before_commit": "a dirty window has new extremes and is clean, not committed",

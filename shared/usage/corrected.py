@@ -1,7 +1,8 @@
 """Events that were corrected: what stands of them in windows, and after all adjustments.
 
 A correction that was applied while the month was open is a part of the month for ever, one applied after the seal never
-is: so windows are counted again with the former only.
+is: so windows are counted again with the former only. One of an event that no meter counted changed nothing, until a
+meter was back-filled that counts it: then it is a part of that.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ _COLUMNS = "target_key, data, partition, log_offset, target_partition, target_of
 _IN_WINDOWS, _AFTER_SEAL = (
     f"""
     SELECT DISTINCT ON (target_key) {_COLUMNS} FROM usage.correction
-    WHERE state = 'applied' AND applied_as = '{applied_as}'
+    WHERE state = 'applied' AND applied_as IN ({applied_as})
       AND organisation_id = ANY(%s) AND target_hour >= %s AND target_hour < %s
     ORDER BY target_key, sequence DESC
     """.encode()  # noqa: S608 - constants
-    for applied_as in ("window", "adjustment")
+    for applied_as in ("'window', 'nothing'", "'adjustment'")
 )
 
 

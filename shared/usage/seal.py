@@ -13,6 +13,27 @@ from shared.postgres import epoch
 from shared.postgres.pool import Connection
 
 
+async def unfinished_meters(connection: Connection) -> list[str]:
+    """Meters whose back-fill is not done: their windows lack what was before them."""
+    rows = await (
+        await connection.execute(
+            """
+            SELECT meter_id FROM usage.backfill_meter JOIN usage.backfill USING (cut_id)
+            WHERE finished_at IS NULL ORDER BY meter_id
+            """
+        )
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def still_filling(meters: Sequence[str]) -> str:
+    """What whoever wants to seal is told."""
+    return (
+        f"meter {', '.join(meters)} is new and still counts the events from before it. Nothing was sealed. "
+        f"`khata meters backfill wait {meters[0]}` says when that is done; then run the close again"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Next offset of every partition of the events topic at one exclusive moment."""
@@ -29,9 +50,12 @@ async def seal(connection: Connection, group: str, topic: str, month: Month, org
 
     Takes the epoch lock exclusively: no batch is in flight at the cut, every later one sees the seal.
     Organisations that are sealed already keep their seal. Raises DatabaseAway (through the pool) when
-    the lock is not free: try the transaction again. Raises Retryable while a window of the month is dirty.
+    the lock is not free: try the transaction again. Raises Retryable while a window of the month is dirty
+    or a new meter is being back-filled.
     """
     version = await epoch.enter_exclusive(connection)
+    if meters := await unfinished_meters(connection):
+        raise Retryable(still_filling(meters))
     # Under the lock nobody corrects an event, and nobody looks at a window again.
     dirty = await dirty_windows(connection, month, organisations)
     if dirty.windows:
@@ -100,10 +124,11 @@ async def cut_of(connection: Connection, organisation_id: str, month: Month) -> 
             (organisation_id, month.year, month.month),
         )
     ).fetchone()
-    return None if row is None else _cut(row[0], row[1])
+    return None if row is None else cut_from(row[0], row[1])
 
 
-def _cut(id: int, offsets: dict[str, dict[str, int]]) -> Cut:
+def cut_from(id: int, offsets: dict[str, dict[str, int]]) -> Cut:
+    """As it is stored."""
     return Cut(id, {topic: {int(p): o for p, o in by_partition.items()} for topic, by_partition in offsets.items()})
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from shared.catalogue.apply import Applied, apply_catalogue
+from shared.catalogue.backfill import Events
 from shared.catalogue.file import parse_catalogue
-from shared.contracts.topics import CATALOGUE
+from shared.contracts.topics import CATALOGUE, USAGE_EVENTS
 from shared.kafka.producer import Producer
 from shared.postgres import outbox
 from shared.postgres.pool import Database
@@ -38,7 +39,9 @@ async def apply_document(parts: Parts, document: dict[str, Any] = DOCUMENT) -> A
     topic = parts.kafka.names.topic(CATALOGUE)
     try:
         async with database.transaction() as connection:
-            applied = await apply_catalogue(connection, parse_catalogue(document, "test"), topic, peppers(), "test")
+            events = Events(parts.kafka.names.topic(USAGE_EVENTS), parts.kafka.names.group("aggregator"))
+            file = parse_catalogue(document, "test")
+            applied = await apply_catalogue(connection, file, topic, peppers(), "test", events=events)
         while await outbox.relay_once(database, topic, producer.publish):
             pass
         return applied

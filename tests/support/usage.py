@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from services.aggregator.apply import Aggregator
 from shared.catalogue.apply import apply_catalogue
+from shared.catalogue.backfill import Events
 from shared.catalogue.file import parse_catalogue
 from shared.contracts.messages.event import StampedEvent, encode_event
 from shared.contracts.topics import USAGE_EVENTS
@@ -105,7 +106,8 @@ class Counting:
 
 async def catalogue_rows(connection: Connection, document: Mapping[str, Any] = DOCUMENT) -> None:
     """The catalogue as `apply` stores it; nobody relays its outbox."""
-    await apply_catalogue(connection, parse_catalogue(dict(document), "test"), "catalogue.v1", peppers(), "test")
+    file, events = parse_catalogue(dict(document), "test"), Events(TOPIC, "khata.aggregator")
+    await apply_catalogue(connection, file, "catalogue.v1", peppers(), "test", events=events)
 
 
 @asynccontextmanager

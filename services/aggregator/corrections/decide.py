@@ -23,6 +23,7 @@ from shared.domain.correction import Correction
 from shared.domain.errors import Rejected
 from shared.domain.identity import read_data
 from shared.domain.meter import Reading
+from shared.usage.backfill import View
 from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import WindowKey
 from shared.usage.parts import SUMS, Parts
@@ -67,6 +68,17 @@ class Target:
     partition: int
     offset: int
     uncounted: bool = False
+    view: View | None = None  # how its windows know it, where that is not as every event of today
+    meterless: bool = False  # no meter counted it when it came; those that were back-filled have
+
+    def readings(self, data: bytes, reader: EventReader) -> tuple[Reading, ...]:
+        """What it says with this data. Raises Rejected (`bad_value`)."""
+        content = msgspec.structs.replace(decode_content(self.value), data=read_data(data))
+        if self.view is None:
+            return reader.check(content).readings
+        if self.disposition is Disposition.ADJUSTMENT:
+            return self.view.late(content).readings
+        return (self.view.uncounted(content) if self.meterless else self.view.counted(content)).readings
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +172,7 @@ def decide(
 
 def amended_readings(target: Target, data: bytes, reader: EventReader) -> tuple[Reading, ...]:
     """What the target says with this data. Raises Rejected (`bad_value`)."""
-    content = msgspec.structs.replace(decode_content(target.value), data=read_data(data))
-    return reader.check(content).readings
+    return target.readings(data, reader)
 
 
 def only_sealed(readings: Sequence[Reading]) -> bool:

@@ -2,7 +2,8 @@
 
 1  one snapshot: the dirty windows of the oldest hour, their marks, and the windows folded again from the archive
    (long, stops nobody); then what has come since, until little is left
-2  BEGIN; epoch lock shared; lock these windows, as a batch does; those marked again meanwhile wait for the next look
+2  BEGIN; epoch lock shared; lock these windows, as a batch does; those marked again meanwhile, and those of a
+   meter that is being back-filled, wait for the next look
    (every correction that changes such a window marks it, so the others hold what was read in 1 and later events)
 3  add what has come since 1: nobody can add to a window while it is locked
 4  where count, sum and fingerprint are what the window says, it takes over the extremes; where they are not, archive
@@ -69,7 +70,7 @@ async def clean_some(database: Database, topic: str, group: str, skip: int = 0) 
         still = await dirty_store.marks(connection, keys)
         since = await refold_windows(connection, topic, terms, set(keys), positions)
         windows.merge(parts, since.parts)
-        unmoved = [key for key in keys if still.get(key) == marked[key]]
+        unmoved = [key for key in keys if still.get(key) == marked[key] and not terms.is_filling(key)]
         found = await _write(connection, unmoved, stored, parts, damaged or since.damaged, marked)
         found.again = len(keys) - len(unmoved)
         await failpoint("aggregator.dirty.before_commit")

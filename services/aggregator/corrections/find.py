@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
+
 from services.aggregator.corrections.decide import Target
-from shared.contracts.messages.event import decode_event
+from shared.contracts.messages.event import decode_content, decode_event
 from shared.domain.errors import Fatal, Rejected
 from shared.kafka.records import Record
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection
-from shared.usage.event import EventReader, Metering, UsageEvent
+from shared.usage.backfill import Views
+from shared.usage.event import Metering, UsageEvent
 from shared.usage.segment import Disposition, from_letters, unpack
 
 MOST_BYTES = 64 * 1024 * 1024  # of events remembered beyond the batch that needs them
@@ -135,22 +138,30 @@ async def _in_segment(
     ]
 
 
-def target_of(original: Original, reader: EventReader, first_meters: Mapping[str, datetime]) -> Target:
-    """The original as it was counted. Raises Rejected (`target_unreadable`)."""
+def target_of(original: Original, views: Views, first_meters: Mapping[str, datetime]) -> Target:
+    """The original as it was counted, by back-fills too. Raises Rejected (`target_unreadable`)."""
     record, disposition = original.record, original.disposition
     if record is None or record.value is None or disposition is None:
         raise Rejected("target_unreadable", f"its target cannot be read: {original.why}")
+    assert original.stored_at is not None
+    view = views.at(record.topic, record.partition, record.offset, original.stored_at)
     try:
-        event = reader.read(record.value)
-    except Rejected as error:
-        raise Rejected("target_unreadable", f"its target is no event today: {error.message}") from None
-    stamped = decode_event(record.value)
-    made = first_meters.get(stamped.type)
-    # A test event of a type that had no meter yet is in no window, whatever meters there are by now.
-    meterless = stamped.unmetered and (made is None or original.stored_at is None or made > original.stored_at)
-    uncounted = stamped.unmetered and disposition is Disposition.UNMETERED
-    uncounted = uncounted or (meterless and disposition is Disposition.TEST)
-    return Target(record.value, event, disposition, record.partition, record.offset, uncounted)
+        content = decode_content(record.value)
+        made = first_meters.get(content.type)
+        # A test event of a type that had no meter yet is in no window, whatever meters there are by now.
+        meterless = content.unmetered and disposition is Disposition.UNMETERED
+        if content.unmetered and disposition is Disposition.TEST:
+            meterless = made is None or made > original.stored_at
+        filled = meterless and bool(view.filled)
+        if disposition is Disposition.ADJUSTMENT:
+            event = view.late(content)
+        else:
+            event = view.uncounted(content) if meterless else view.counted(content)
+    except (Rejected, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Rejected("target_unreadable", f"its target is no event today: {error}") from None
+    uncounted = meterless and not filled
+    place = (record.partition, record.offset)
+    return Target(record.value, event, disposition, *place, uncounted, view, meterless)
 
 
 def target_in_batch(record: Record, event: UsageEvent, disposition: Disposition, metering: Metering) -> Target:

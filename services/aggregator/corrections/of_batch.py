@@ -23,6 +23,7 @@ from shared.domain.errors import Rejected
 from shared.kafka.records import Record
 from shared.observability import names as metrics
 from shared.postgres.pool import Connection, Database
+from shared.usage.backfill import read_views
 from shared.usage.event import UsageEvent
 from shared.usage.segment import Disposition
 
@@ -182,10 +183,11 @@ async def _read(
         return {}
     read = await originals.read(connection, topic, list(places.values()))
     first_made = await first_meters(connection)
+    views = await read_views(connection, terms.reader.metering, terms.reader)
     found: dict[bytes, Target | Rejected] = {}
     for key, place in places.items():
         try:
-            found[key] = find.target_of(read[place], terms.reader, first_made)
+            found[key] = find.target_of(read[place], views, first_made)
         except Rejected as error:
             found[key] = error
     return found

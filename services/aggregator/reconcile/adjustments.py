@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from services.aggregator.corrections.decide import Signed
+from services.aggregator.reconcile.archive import SegmentRow
 from services.aggregator.reconcile.finding import Finding, FindingClass
 from services.aggregator.reconcile.refold import Terms, as_corrected, is_late
 from shared.contracts.messages.event import decode_content
@@ -20,12 +21,13 @@ class Expected:
     def __init__(self) -> None:
         self._events: dict[bytes, tuple[UsageEvent, Record, Counter[Signed]]] = {}
 
-    def add(self, letter: int, record: Record, event: UsageEvent, terms: Terms) -> None:
+    def add(self, letter: int, record: Record, event: UsageEvent, terms: Terms, row: SegmentRow) -> None:
         """`event` as its windows have it (a late one: as it was sent)."""
         found = terms.adjusted.get(event.key)
         if found is None:
             return
-        stands = as_corrected(event, decode_content(record.value or b""), found, terms.reader)
+        content = decode_content(record.value or b"")
+        stands = as_corrected(event, content, found, terms.reads(row, letter, content))
         wanted = _signed(stands.readings)
         if not is_late(letter):
             wanted.subtract(_signed(event.readings))

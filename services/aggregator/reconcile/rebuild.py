@@ -13,6 +13,7 @@ from services.aggregator.reconcile.refold import Terms, Unreadable, events_of
 from services.aggregator.reconcile.window_pass import HOUR
 from shared.postgres.pool import Connection
 from shared.usage import corrected
+from shared.usage.backfill import read_views
 from shared.usage.event import EventReader
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
@@ -45,13 +46,15 @@ async def terms_of(connection: Connection, keys: Sequence[WindowKey]) -> Terms:
     """What it takes to fold these windows again, as of the caller's snapshot."""
     organisations = frozenset(key.organisation_id for key in keys)
     start, end = min(key.hour for key in keys), max(key.hour for key in keys) + timedelta(microseconds=1)
+    metering = await read_metering(connection)
     return Terms(
-        EventReader(await read_metering(connection)),
+        EventReader(metering),
         await store.first_meters(connection),
         organisations,
         start,
         end,
         await corrected.in_windows(connection, sorted(organisations), start, end),
+        views=await read_views(connection, metering),
     )
 
 

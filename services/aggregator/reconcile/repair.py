@@ -2,7 +2,8 @@
 
     1  refold the wanted windows from the archive, below the positions of one snapshot, and what came meanwhile, until
        little is left (long, stops nobody)
-    2  leave alone what cannot be judged: a hole in the archive, a record whose disposition its identity contradicts
+    2  leave alone what cannot be judged: a hole in the archive, a record whose disposition its identity contradicts,
+       a meter that is being back-filled
     3  BEGIN; epoch lock exclusive: no batch is in flight; add what the archive has got since 1
     4  a window of a sealed month is left alone: a person decides
     5  write each window, with an audit entry that holds before and after, and enter it to be published
@@ -43,6 +44,7 @@ AT_ONCE = 500  # windows of one transaction: batches wait for it
 KEYS_AT_ONCE = 10_000
 TRIES = 10
 PAUSE_S = 0.5
+FILLING = "its meter is being back-filled: `khata meters backfill wait` says when that is done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ async def _base(database: Database, topic: str, group: str, keys: list[WindowKey
         positions = await store.next_offsets(connection, group, topic)
         found = await refold_windows(connection, topic, terms, set(keys), None)
         refused = dict.fromkeys(keys, found.damaged) if found.damaged else await _contradicted(connection, found.seen)
+        refused |= {key: FILLING for key in keys if terms.is_filling(key)}
         return _Base(terms, positions, found.parts, refused)
 
 

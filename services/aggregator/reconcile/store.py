@@ -363,9 +363,16 @@ async def dead_letters_between(
 
 
 async def first_meters(connection: Connection) -> dict[str, datetime]:
-    """When the first meter of each event type was made."""
+    """When the first meter of each event type was made; those that were back-filled aside."""
     rows = await (
-        await connection.execute("SELECT event_type, min(created_at) FROM catalogue.meter GROUP BY event_type")
+        await connection.execute(
+            """
+            SELECT event_type, min(created_at) FROM catalogue.meter
+            WHERE NOT EXISTS (
+                SELECT FROM usage.backfill_meter WHERE (meter_id, meter_version) = (meter.id, meter.version)
+            ) GROUP BY event_type
+            """
+        )
     ).fetchall()
     return dict(rows)
 

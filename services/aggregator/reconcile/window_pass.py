@@ -20,6 +20,7 @@ from services.aggregator.reconcile.windows import Difference, EventRef, LateKey,
 from shared.domain.period import Month
 from shared.postgres.pool import Connection, Database
 from shared.usage import corrected
+from shared.usage.backfill import read_views
 from shared.usage.event import EventReader, UsageEvent
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
@@ -79,14 +80,16 @@ async def compare_windows(
     for first, after in cut:
         async with database.transaction() as connection:
             await store.snapshot(connection)
+            metering = await read_metering(connection)
             terms = Terms(
-                EventReader(await read_metering(connection)),
+                EventReader(metering),
                 await store.first_meters(connection),
                 frozenset(mine),
                 first,
                 after,
                 await corrected.in_windows(connection, mine, first, after),
                 await corrected.after_seal(connection, mine, first, after),
+                views=await read_views(connection, metering),
             )
             with collector.aside():
                 await _piece(connection, topic, terms, found, told)
@@ -178,7 +181,7 @@ async def _refolded(
                 found.findings.add(_unreadable(one, terms))
                 continue
             letter, record, event = one
-            adjusted.add(letter, record, event, terms)
+            adjusted.add(letter, record, event, terms, row)
             if refold.is_late(letter):
                 late.update(refold.late_rows(record, event))
             else:

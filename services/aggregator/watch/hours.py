@@ -56,6 +56,8 @@ def observe(state: SeriesState, series: Series, window: WindowMessage) -> Found:
         return state, []
     value = window.quantity if window.aggregation in ADDS_UP and window.quantity is not None else str(window.count)
     late = window.updated_at.timestamp() >= at + HOUR_S + LONG_OVER_S
+    if window.backfilled_before is not None and window.hour < window.backfilled_before:
+        late = False  # the meter is younger than its hour: it counts what was there
     new = Hour(window.revision, window.count, value, window.quantity, window.count, value)
     if late:
         # Of an hour that is not known and was there before, nobody can tell what it was: it is learned as it is.

@@ -53,7 +53,8 @@ async def read(connection: Connection, keys: Sequence[WindowKey]) -> list[Window
                    WHERE told.project_id = kept.project_id AND told.live = kept.live AND told.subject = kept.subject
                      AND told.meter_id = kept.meter_id AND told.meter_version = kept.meter_version
                      AND told.dimensions = kept.dimensions AND told.hour = kept.hour AND told.events > 0
-               ) END
+               ) END,
+               fill.stored_before
         FROM unnest(
             %b::text[], %b::boolean[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::timestamptz[]
         ) AS wanted (project, live, subject, meter, version, dimensions, hour)
@@ -62,6 +63,9 @@ async def read(connection: Connection, keys: Sequence[WindowKey]) -> list[Window
          AND kept.meter_id = wanted.meter AND kept.meter_version = wanted.version
          AND kept.dimensions = wanted.dimensions AND kept.hour = wanted.hour
         JOIN catalogue.meter ON meter.id = kept.meter_id AND meter.version = kept.meter_version
+        LEFT JOIN usage.backfill_meter AS filled
+               ON filled.meter_id = kept.meter_id AND filled.meter_version = kept.meter_version
+        LEFT JOIN usage.backfill AS fill ON fill.cut_id = filled.cut_id
         """,
         _columns(keys),
     )
@@ -92,6 +96,7 @@ class _Row(NamedTuple):
     latest_value: str | None
     moment: str | None
     distinct: int | None
+    backfilled_before: datetime | None
 
 
 def _message(row: _Row) -> WindowMessage:

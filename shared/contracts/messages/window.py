@@ -25,7 +25,8 @@ class WindowMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     hour starts. `quantity`: of this hour, under the meter's aggregation; none for a weighted_sum (its level is not in
     the window) and for min, max, avg and latest of no events. `moment`: sum of value times microseconds since 1970.
     `distinct`: how many different values, for unique_count. `fingerprint`: sums of the halves of a 64-bit hash of each
-    event's identity. `count` 0: the window holds nothing any more.
+    event's identity. `count` 0: the window holds nothing any more. `backfilled_before`: the meter was made then, and
+    what is older was counted for it afterwards.
     """
 
     organisation_id: str
@@ -51,6 +52,7 @@ class WindowMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     latest_value: Exact | None = None
     moment: Exact | None = None
     distinct: int | None = None
+    backfilled_before: Instant | None = None
 
 
 def window_key(message: WindowMessage) -> bytes:

@@ -19,6 +19,7 @@ from shared.catalogue.keys import MadeKey
 from shared.contracts.messages.catalogue import ApiKeyMessage, OrganisationMessage, encode_catalogue
 from shared.contracts.topics import Names
 from shared.domain.period import Month
+from tests.support.backfill import fill, make
 from tests.support.services import peppers
 from tests.support.usage import Counting, counting, opened, seal_month, stamped
 from tests.support.usage import catalogue_rows as store
@@ -122,6 +123,39 @@ async def test_usage_by_hour_day_month_and_of_the_whole_period(database_url: str
             ("2026-10-02T00:00:00+05:30", (), 2, "1"),
         ]
         assert await reader.usage("users") == [("2026-10-01T00:00:00+05:30", (), 4, "2")]
+
+
+async def test_a_new_meter_says_that_it_is_incomplete_until_it_has_counted_what_was_before_it(
+    database_url: str,
+) -> None:
+    async with reading(database_url) as reader:
+        await planted(reader)
+        await make(database_url, {"id": "pages", "event_type": "call", "aggregation": "sum", "value_path": "tokens"})
+        for path in ("/v1/meters/pages/usage", "/v1/meters/words/usage"):
+            answer = await reader.get(path, **PERIOD)
+            incomplete = "pages" in path
+            assert answer.json().get("incomplete", False) is incomplete
+            assert answer.headers.get("khata-incomplete") == ("true" if incomplete else None)
+        story = (await reader.get("/v1/events/test/1")).json()["stages"][-1]
+        assert (story["backfill_will_count"], len(story["meters"])) == (["pages"], 3)
+        await fill(database_url, reader.count.database)
+        assert (await reader.get("/v1/meters/pages/usage", **PERIOD)).headers.get("khata-incomplete") is None
+        assert await reader.usage("pages") == await reader.usage("words")
+        story = (await reader.get("/v1/events/test/1")).json()["stages"][-1]
+        assert ("backfill_will_count" in story, len(story["meters"])) == (False, 4)
+
+
+async def test_an_event_that_no_meter_counted_has_its_story_go_on_once_one_has(database_url: str) -> None:
+    async with reading(database_url) as reader:
+        clip = {"id": "clips", "event_type": "clip", "aggregation": "count"}
+        await reader.count.apply(stamped("c", type="clip", unmetered=True))
+        assert (await reader.get("/v1/events/test/c")).json()["stages"][-1]["reason"] == "no meter counts it"
+        await make(database_url, clip, {"id": "others", "event_type": "call", "aggregation": "count"})
+        last = (await reader.get("/v1/events/test/c")).json()["stages"][-1]
+        assert last["reason"] == "no meter counts it yet; clips will (back-fill)"
+        await fill(database_url, reader.count.database)
+        last = (await reader.get("/v1/events/test/c")).json()["stages"][-1]
+        assert (last["stage"], last["meters"][0]["meter"]) == ("counted", "clips")
 
 
 async def test_groups_and_filters(database_url: str) -> None:

@@ -132,6 +132,7 @@ def test_a_whole_hour_that_comes_days_late_is_told_and_one_that_was_not_known_is
     [one] = play([*told, window(-30, 40, updated_at=late)], 60)
     assert (one.found, one.minute, one.usual, one.observed) == (Class.LATE_CHANGE, START - 30 * HOUR, 0, 40)
     assert play([*told, window(-30, 40, revision=7, updated_at=late)], 60) == []
+    assert play([*told, window(-30, 40, updated_at=late, backfilled_before=late)], 60) == []
     fewer = play([*told, window(50, 30, revision=2, updated_at=late)], 60)
     assert [one.found for one in fewer] == [Class.LATE_CHANGE]  # voided events count like late ones
 
