@@ -13,7 +13,7 @@ from shared.usage.parts import Parts
 _KEY = "organisation_id, project_id, live, subject, meter_id, meter_version, dimensions, hour"
 WANTED = """unnest(
         %s::text[], %s::boolean[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::timestamptz[]
-    ) AS wanted (project, live, subject, meter, version, dimensions, hour)"""
+    ) WITH ORDINALITY AS wanted (project, live, subject, meter, version, dimensions, hour, place)"""
 SAME = """stored.project_id = wanted.project AND stored.live = wanted.live AND stored.subject = wanted.subject
     AND stored.meter_id = wanted.meter AND stored.meter_version = wanted.version
     AND stored.dimensions = wanted.dimensions AND stored.hour = wanted.hour"""
@@ -41,15 +41,17 @@ _ORDER = "hour, project_id, live, subject, meter_id, meter_version, dimensions"
 
 
 async def lock(connection: Connection, windows: Collection[WindowKey]) -> dict[WindowKey, Parts]:
-    """These windows until the end of the transaction, without their distinct values. In order of key, as batches do."""
+    """These windows until the end of the transaction, without their distinct values.
+
+    In order of key as batches do, which is that of code points, not of the database's collation.
+    """
     cursor = await connection.execute(
         f"""
         SELECT {", ".join("stored." + column for column in _KEY.split(", "))},
                count, sum, fingerprint_high, fingerprint_low, minimum, maximum,
                latest_time, latest_id, latest_value, moment
         FROM usage.window AS stored JOIN {WANTED} ON {SAME}
-        ORDER BY project_id, live, subject, meter_id, meter_version, stored.dimensions, stored.hour
-        FOR UPDATE OF stored
+        ORDER BY wanted.place FOR UPDATE OF stored
         """.encode(),  # noqa: S608 - constants
         key_columns(windows),
     )

@@ -21,6 +21,13 @@ from shared.usage.segment import Disposition, from_letters, unpack
 MOST_BYTES = 64 * 1024 * 1024  # of events remembered beyond the batch that needs them
 EACH_BYTES = 1_000  # besides its value
 
+FIRST_SIGHTINGS = frozenset(
+    (
+        *(Disposition.COUNTED, Disposition.TEST, Disposition.ADJUSTMENT, Disposition.UNMETERED),
+        Disposition.CORRECTION,
+    )
+)
+
 Place = tuple[int, int]
 """Partition and offset in usage.events.v1."""
 
@@ -143,6 +150,9 @@ def target_of(original: Original, views: Views, first_meters: Mapping[str, datet
     record, disposition = original.record, original.disposition
     if record is None or record.value is None or disposition is None:
         raise Rejected("target_unreadable", f"its target cannot be read: {original.why}")
+    if disposition not in FIRST_SIGHTINGS:
+        # A hole of the archive was filled from the log, where its identity made a duplicate of it.
+        raise Rejected("target_unreadable", "what became of its target is not in the archive any more")
     assert original.stored_at is not None
     view = views.at(record.topic, record.partition, record.offset, original.stored_at)
     try:

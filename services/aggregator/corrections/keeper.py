@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.aggregator.corrections import dirty_store
 from services.aggregator.corrections.dirty import clean_some
@@ -20,7 +22,7 @@ from shared.observability import names as metrics
 from shared.postgres import epoch
 from shared.postgres.leadership import Candidate, candidate
 from shared.postgres.pool import Database, Role, is_lock_timeout
-from shared.runtime.pause import pause
+from shared.runtime.pause import first_of, pause
 from shared.runtime.settings import DatabaseSettings
 
 ROLE: Role = "khata_aggregator"
@@ -61,7 +63,7 @@ class Keeper:
         if not await leader.leads(LEADERSHIP):
             return
         await leader.still()
-        await self.clean(stop)
+        await self._until(stop, self.clean(stop))
         if time.monotonic() >= self._parked_at:
             self._after = await look_again(self.database, self.names.topic(USAGE_EVENTS), self._after)
             # The next page at once; all of them again after a while.
@@ -77,6 +79,19 @@ class Keeper:
             if done is None:
                 return
             skip += done.again + done.differ
+
+    async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+        """Done, or given up when the process is to stop: half of it is nothing at all."""
+        task = asyncio.ensure_future(work)
+        try:
+            await first_of(stop, work=[task])
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+        finally:
+            task.cancel()
 
     async def _tell(self) -> None:
         async with self.database.connection() as connection:

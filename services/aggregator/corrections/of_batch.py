@@ -29,12 +29,6 @@ from shared.usage.segment import Disposition
 
 UNKNOWN = ("target_unknown", "its target has not come yet")
 OTHER_SUBJECT = ("other_subject", "its subject is not that of its target: send it again, as another event, with that")
-FIRST_SIGHTINGS = frozenset(
-    (
-        *(Disposition.COUNTED, Disposition.TEST, Disposition.ADJUSTMENT, Disposition.UNMETERED),
-        Disposition.CORRECTION,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,7 @@ class Work:
     def _in_batch(self, keys: set[bytes], dispositions: Sequence[Disposition]) -> dict[bytes, Target | Rejected]:
         found: dict[bytes, Target | Rejected] = {}
         for record, event, place in _sightings(self.batch):
-            if event.key in keys and dispositions[place] in FIRST_SIGHTINGS:
+            if event.key in keys and dispositions[place] in find.FIRST_SIGHTINGS:
                 found[event.key] = find.target_in_batch(record, event, dispositions[place], self.terms.reader.metering)
         return found
 

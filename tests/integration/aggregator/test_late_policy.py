@@ -61,9 +61,12 @@ async def test_an_event_of_two_meters_is_an_adjustment_of_the_one_that_takes_it(
         await count.apply(strict("1", 5, type="mixed.call"))
         await seal_month(database_url, OCTOBER, "acme")
         await count.apply(strict("2", 6, type="mixed.call"), amend("a", "1", {"n": 7}), amend("b", "2", {"n": 8}))
-        assert await count.dispositions() == "cakk"
+        await count.apply(strict("3", 9, type="mixed.call"))
+        assert await count.dispositions() == "cakka"
         assert await signed(count, "mixed_strict") == []
-        assert sorted(await signed(count, "mixed")) == [("amend", -1, 5), ("amend", 1, 7), ("amend", 1, 8)]
+        assert sorted(await signed(count, "mixed")) == [
+            *(("amend", -1, 5), ("amend", 1, 7), ("amend", 1, 8), ("late", 1, 9)),
+        ]
 
 
 async def test_a_correction_after_the_seal_is_not_taken_either(database_url: str) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from services.aggregator.corrections.dirty import Cleaned, clean_some
 from shared.domain.errors import Retryable
 from shared.domain.period import Month
 from tests.support.catalogue import DOCUMENT
 from tests.support.corrections import amend, clean, dirty, void
-from tests.support.usage import NOON, Counting, catalogue_rows, counting, opened, seal_month, stamped
+from tests.support.usage import NOON, TOPIC, Counting, catalogue_rows, counting, opened, seal_month, stamped
 
 EXTREMES = [
     {"id": aggregation, "event_type": "gauge", "aggregation": aggregation, "value_path": "v"}
@@ -96,6 +97,49 @@ async def test_a_correction_that_comes_while_it_looks_leaves_the_window_dirty_fo
     assert await dirty(gauges) == 3
     assert await clean(gauges) == 3
     assert await extremes(gauges) == (4, 6, 4)
+
+
+async def test_corrections_in_between_that_leave_count_and_sum_as_they_were_are_seen_by_their_marks(
+    gauges: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gauges.apply(gauge("1", 1), gauge("2", 9), gauge("3", 4), gauge("5", 5, 1), void("v", "1"))
+
+    async def between(name: str) -> None:
+        if name == "aggregator.dirty.after_refold":
+            monkeypatch.undo()
+            await gauges.apply(amend("a", "2", {"v": 8}), amend("b", "3", {"v": 5}))
+
+    monkeypatch.setattr("services.aggregator.corrections.dirty.failpoint", between)
+    done = await clean_some(gauges.database, TOPIC, gauges.aggregator.group)
+    assert done == Cleaned(clean=0, again=3, differ=0)
+    assert await clean(gauges) == 3
+    assert await extremes(gauges) == (5, 8, 5)
+
+
+async def test_a_window_that_only_gains_in_between_is_looked_at_again_too(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped = EXTREMES[1] | {"id": "grouped", "event_type": "grouped", "group_by": {"kind": "kind"}}
+    async with opened(database_url, "khata_catalogue") as database, database.transaction() as connection:
+        await catalogue_rows(connection, DOCUMENT | {"meters": [*DOCUMENT["meters"], grouped]})
+
+    def of(id: str, value: int, kind: str) -> bytes:
+        return stamped(id, data={"v": value, "kind": kind}, type="grouped")
+
+    async with counting(database_url) as count:
+        await count.apply(of("1", 1, "x"), of("2", 9, "x"), of("3", 20, "y"), void("v", "2"))
+
+        async def between(name: str) -> None:
+            if name == "aggregator.dirty.after_refold":
+                monkeypatch.undo()
+                await count.apply(amend("a", "3", {"v": 7, "kind": "x"}))
+
+        monkeypatch.setattr("services.aggregator.corrections.dirty.failpoint", between)
+        done = await clean_some(count.database, TOPIC, count.aggregator.group)
+        assert done == Cleaned(clean=0, again=1, differ=0)
+        assert await clean(count) == 2
+        rows = await count.rows("SELECT maximum FROM usage.window WHERE meter_id = 'grouped' ORDER BY dimensions")
+        assert rows == [(7,), (None,)]
 
 
 async def test_two_that_look_at_once_agree(gauges: Counting) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from services.aggregator.apply import Aggregator
 from services.aggregator.corrections import store
 from services.aggregator.corrections.waiting import BEGINNING, look_again
 from shared.contracts.topics import USAGE_EVENTS
+from shared.postgres.pool import Connection
 from tests.support.catalogue import DOCUMENT
 from tests.support.corrections import amend, told, void
 from tests.support.usage import TOPIC, batch, catalogue_rows, counting, opened, stamped
@@ -107,6 +109,29 @@ async def test_batches_of_two_partitions_that_pass_each_other_leave_it_to_the_ne
         await asyncio.gather(look_again(database, TOPIC), look_again(count.database, TOPIC))
         assert [row[1:] for row in await told(count)] == [APPLIED]
         assert (await count.windows())["tokens"] == (0, Decimal(0))
+
+
+async def test_one_that_is_settled_while_a_batch_waits_for_the_lock_is_not_settled_twice(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with counting(database_url) as count, opened(database_url, "khata_aggregator") as database:
+        await count.apply(stamped("1", 5), stamped("2", 6), void("v", "other"))
+        with psycopg.connect(database_url) as owner:  # as two batches leave it that pass each other
+            owner.execute(
+                "UPDATE usage.correction SET target_id = '1', target_key = (SELECT key FROM usage.identity "
+                "WHERE log_offset = 0)"
+            )
+        real = store.lock_projects
+
+        async def settled_first(connection: Connection, projects: set[str]) -> None:
+            monkeypatch.undo()
+            await look_again(database, TOPIC)
+            await real(connection, projects)
+
+        monkeypatch.setattr(store, "lock_projects", settled_first)
+        await count.apply(stamped("1", 5))
+        assert await count.dispositions() == "cckd"
+        assert (await count.windows())["tokens"] == (1, Decimal(6))
 
 
 async def test_looking_again_goes_page_by_page_and_passes_over_those_whose_target_is_not_here(

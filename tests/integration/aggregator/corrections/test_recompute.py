@@ -29,11 +29,12 @@ async def corrected(prove: Proving) -> None:
     async with opened(prove.parts.database_url, "khata_catalogue") as database, database.transaction() as connection:
         await catalogue_rows(connection, DOCUMENT | {"meters": [*DOCUMENT["meters"], *METERS, FILTERED]})
     await prove.log(void("early", "g0", subject="sam"), *(gauge(f"g{n}", n % 4, subject="sam") for n in range(9)))
+    await prove.log(gauge("largest", 50, subject="sam"), keys=1)
     await prove.log(gauge("f1", 1, subject="sam").replace(b"gauge.read", b"filtered.read"), keys=1)
     await prove.log(
         amend("a", "g1", {"value": 8}, subject="sam"),
         amend("b", "f1", {"value": 5, "ok": 1}, subject="sam"),
-        void("v", "g3", subject="sam"),
+        void("v", "largest", subject="sam"),
         void("w", "nothing", subject="sam"),
         keys=1,
     )
@@ -143,8 +144,12 @@ async def test_a_hole_that_is_filled_from_the_log_corrects_nothing_twice(parts: 
         await corrected(prove)
         await clean(prove.counting, prove.topic)
         before = await contents(prove)
+        prove.counting.aggregator._originals.forget()
         prove.harm("DELETE FROM usage.segment")
         prove.harm("UPDATE messaging.consumer_offset SET next_offset = 0, last_offset = NULL, last_digest = NULL")
         await prove.log(gauge("more", 2, subject="bob"))
         assert set(await prove.counting.dispositions(prove.topic)) == {"c", "d"}
         assert {row for row in before if len(row) > 3} <= set(await contents(prove))
+        await prove.log(void("late", "g5", subject="sam"), keys=1)  # nobody can tell any more what became of g5
+        rows = await prove.counting.rows("SELECT code FROM usage.correction WHERE event_id = 'late'")
+        assert rows == [("target_unreadable",)]
