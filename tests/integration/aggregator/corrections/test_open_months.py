@@ -154,3 +154,15 @@ async def test_windows_that_a_correction_changed_are_queued_to_be_published(data
         await count.apply(stamped("2", 6, time=NOON + timedelta(hours=1)), void("v", "1"))
         rows = await count.rows("SELECT meter_id, hour FROM usage.changed_window ORDER BY meter_id")
         assert rows == [("requests", NOON), ("tokens", NOON)]
+
+
+async def test_a_correction_whose_identity_was_lost_does_not_replace_a_later_one_when_it_comes_again(
+    database_url: str,
+) -> None:
+    async with counting(database_url) as count:
+        await count.apply(stamped("1", 5), amend("a", "1", {"tokens": 50}), amend("b", "1", {"tokens": 60}))
+        with psycopg.connect(database_url) as owner:
+            owner.execute("DELETE FROM usage.identity WHERE log_offset = 1")
+        await count.apply(amend("a", "1", {"tokens": 50}))
+        assert await count.dispositions() == "ckkk"
+        assert (await count.windows())["tokens"] == (1, Decimal(60))

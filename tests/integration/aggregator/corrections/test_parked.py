@@ -115,7 +115,8 @@ async def test_one_that_is_settled_while_a_batch_waits_for_the_lock_is_not_settl
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with counting(database_url) as count, opened(database_url, "khata_aggregator") as database:
-        await count.apply(stamped("1", 5), stamped("2", 6), void("v", "other"))
+        other = Aggregator(database, count.aggregator.group)
+        await count.apply(stamped("1", 5), stamped("2", 6), amend("a", "other", {"tokens": 50}))
         with psycopg.connect(database_url) as owner:  # as two batches leave it that pass each other
             owner.execute(
                 "UPDATE usage.correction SET target_id = '1', target_key = (SELECT key FROM usage.identity "
@@ -126,12 +127,13 @@ async def test_one_that_is_settled_while_a_batch_waits_for_the_lock_is_not_settl
         async def settled_first(connection: Connection, projects: set[str]) -> None:
             monkeypatch.undo()
             await look_again(database, TOPIC)
+            await other.apply(batch((1, 0, [amend("b", "1", {"tokens": 60})])))
             await real(connection, projects)
 
         monkeypatch.setattr(store, "lock_projects", settled_first)
         await count.apply(stamped("1", 5))
-        assert await count.dispositions() == "cckd"
-        assert (await count.windows())["tokens"] == (1, Decimal(6))
+        assert await count.dispositions() == "cckdk"
+        assert (await count.windows())["tokens"] == (2, Decimal(66))
 
 
 async def test_looking_again_goes_page_by_page_and_passes_over_those_whose_target_is_not_here(
