@@ -11,12 +11,14 @@ from dataclasses import replace
 
 from benchmarks.aggregator.apply import Applied, apply, fresh_database
 from benchmarks.aggregator.limits import merge_from_memory, plain_copy
+from benchmarks.aggregator.live import gone_on_after_kill, visible_after
 from benchmarks.aggregator.load import Load, fill_log
 from benchmarks.figure import Figure
 from benchmarks.stack import BenchParts
 from shared.kafka import topics
 
 EVENTS = 500_000
+HALF = 0.5
 FEW = Load(EVENTS, 1_000, "few.")
 MANY = Load(EVENTS, EVENTS, "many.")
 # (what, load, processes, meters, target in events/s)
@@ -53,6 +55,24 @@ def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
         )
         if (load, processes) == (FEW, 2) and meters == 1:
             figures += _details(applied)
+    report("with events coming in")
+    delays = visible_after(parts, int(HALF * figures[0].value))
+    figures.append(
+        Figure(
+            "ack to visible window at half the rate, 99 of 100",
+            [delays[int(len(delays) * 0.99)]],
+            "ms",
+            target=1_000,
+            less_is_better=True,
+            note=f"median {delays[len(delays) // 2]:.0f}",
+        )
+    )
+    report("killing")
+    taken_over, restarted = gone_on_after_kill(parts)
+    figures.append(
+        Figure("one of two killed: all partitions move again", [taken_over], "s", target=10, less_is_better=True)
+    )
+    figures.append(Figure("killed and started anew: the same", [restarted], "s", target=1, less_is_better=True))
     figures.append(Figure("plain COPY of such rows", [plain_copy(parts)]))
     return figures
 

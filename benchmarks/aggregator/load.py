@@ -19,6 +19,7 @@ from services.ingest.accept import message
 from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.domain.meter import Meter, MeterIndex
 from shared.kafka.fast_producer import FastProducer
+from shared.postgres.outbox import OutboxMessage
 
 SLICE = 10_000
 FAR = 60_000
@@ -79,18 +80,20 @@ def tokens(number: int) -> int:
     return number % 997
 
 
+def stamped_messages(parts: BenchParts, load: Load, subject: str = "") -> list[OutboxMessage]:
+    """All of it, as ingest would send it now."""
+    names = parts.kafka.names
+    clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
+    return [
+        message(stamp(read_envelope(msgspec.json.encode(one)), sender, METERS, clock, "bench", 1), names)
+        for one in (each | ({"subject": subject} if subject else {}) for each in load.sent())
+    ]
+
+
 async def fill_log(parts: BenchParts, load: Load) -> None:
     producer = FastProducer(parts.kafka, "bench")
     await producer.start()
-    names = parts.kafka.names
-    clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
-    waiting = []
-    for one in load.sent():
-        waiting.append(
-            message(stamp(read_envelope(msgspec.json.encode(one)), sender, METERS, clock, "bench", 1), names)
-        )
-        if len(waiting) == SLICE:
-            await producer.send(waiting)
-            waiting = []
-    await producer.send(waiting)
+    messages = stamped_messages(parts, load)
+    for first in range(0, len(messages), SLICE):
+        await producer.send(messages[first : first + SLICE])
     await producer.stop()
