@@ -25,16 +25,19 @@ TITLE = "Two cores hold Kafka, PostgreSQL, Khata and the load"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
-    parser.add_argument("--identities", type=int, default=identity.KEYS, help="keys that are there already")
+    parser.add_argument("--identities", type=int, help="so many are there already")
     parser.add_argument("--full", action="store_const", const=identity.FULL_KEYS, dest="identities", help="50 million")
     parser.add_argument("--events", type=int, default=reconcile.EVENTS, help="that are reconciled")
     given = parser.parse_args()
     chosen = given.parts or list(PARTS)
     measures = PARTS | {
-        "identity": partial(identity.measure, keys=given.identities),
+        "identity": partial(identity.measure, keys=given.identities or identity.KEYS),
+        "aggregator": partial(aggregator.measure, standing=given.identities or 0),
         "reconcile": partial(reconcile.measure, events=given.events),
     }
     console = Console()
+    if not console.is_terminal:
+        console.width = 200
     for name in chosen:
         home = Path(mkdtemp(prefix="khata-bench-"))
         home.chmod(0o755)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import numpy as np
 import psycopg
 
 from benchmarks.figure import Figure
+from benchmarks.generations import fill, generations_of, opened
 from benchmarks.stack import BenchParts
-from services.aggregator.generations import files, keeper, store
 from services.aggregator.generations.bloom import words
 from services.aggregator.generations.filters import Filters
-from services.aggregator.generations.store import Generation
 from services.aggregator.identity import Claims, claim_identities
 from shared.postgres.binary import Int4Array, Int8Array, UuidArray
 from shared.postgres.pool import Connection, Database
@@ -40,12 +38,12 @@ def measure(parts: BenchParts, report: Callable[[str], None], keys: int = KEYS) 
 async def _measure(parts: BenchParts, report: Callable[[str], None], keys: int) -> list[Figure]:
     dice = random.Random(5)  # noqa: S311
     filters = Filters(parts.home / "filters")
-    async with _opened(parts) as database:
+    async with opened(parts) as database:
         report("an empty table")
         plain = await _plain(parts, database, dice)
         empty = await _claims(database, filters, dice, [])
         generations = max(GENERATIONS, -(-keys // MOST_KEYS))
-        rolled, counted, built = await _fill(parts, database, filters, report, keys // generations, generations)
+        rolled, counted, built = await fill(parts, database, filters, report, keys // generations, generations)
         report("claiming")
         seen = await _sample(database, generations)
         by_index = await _claims(database, Filters(), dice, [])
@@ -53,7 +51,7 @@ async def _measure(parts: BenchParts, report: Callable[[str], None], keys: int) 
         repeated = await _claims(database, filters, dice, seen)
         asked, maybe = await _asked(database, filters, dice)
         heap, index = _sizes(parts, keys // generations)
-        closed = sum(one.keys or 0 for one in await _generations(database))
+        closed = sum(one.keys or 0 for one in await generations_of(database))
     per_key = sum(path.stat().st_size for path in (parts.home / "filters").iterdir()) / closed
     there = f"{keys:,} keys in {generations} generations"
     limit = "plain INSERT into an empty table"
@@ -71,50 +69,9 @@ async def _measure(parts: BenchParts, report: Callable[[str], None], keys: int) 
     ]
 
 
-async def _fill(
-    parts: BenchParts, database: Database, filters: Filters, report: Callable[[str], None], size: int, generations: int
-) -> tuple[list[float], list[float], list[float]]:
-    """Closed generations of `size` random keys: ms to roll each, us a key to count and to build its filter."""
-    rolled, counted, built = [], [], []
-    folder, never = filters.folder, asyncio.Event()
-    assert folder is not None
-    for number in range(1, generations + 1):
-        report(f"generation {number} of {generations}: {size:,} keys")
-        generation = (await _generations(database))[-1].id
-        with psycopg.connect(parts.database_url, autocommit=True) as owner:
-            owner.execute(
-                """
-                INSERT INTO usage.identity (generation, key, fingerprint, partition, log_offset)
-                SELECT %(id)s::integer, md5(%(id)s || ':' || number)::uuid, 1, 0, number
-                FROM generate_series(1, %(size)s) AS number
-                """,
-                {"id": generation, "size": size},
-            )
-        began = time.perf_counter()
-        await keeper.roll(database, generation)
-        rolled.append((time.perf_counter() - began) * 1e3)
-        async with database.transaction() as connection:
-            await store.freeze(connection, generation)
-        began = time.perf_counter()
-        found = await keeper.count_keys(database, generation, never)
-        counted.append((time.perf_counter() - began) / size * 1e6)
-        assert found is not None, "nobody stops it"
-        async with database.transaction() as connection:
-            await store.store_count(connection, generation, *found)
-        one = (await _generations(database))[-2]
-        files.prepare(folder, one)
-        began = time.perf_counter()
-        bloom = await keeper.build(database, one, never)
-        assert bloom is not None, "it holds what was counted"
-        files.put(files.write(folder, one, bloom), files.path_of(folder, one))
-        built.append((time.perf_counter() - began) / size * 1e6)
-    assert filters.look(await _generations(database)) == [], "each has its filter"
-    return rolled, counted, built
-
-
 async def _claims(database: Database, filters: Filters, dice: random.Random, seen: Standing) -> list[float]:
     """us a key of claiming batches of new keys, of which SEEN % are exchanged for some of `seen`."""
-    generations, costs = await _generations(database), []
+    generations, costs = await generations_of(database), []
     for number in range(BATCHES):
         again = dice.sample(seen, BATCH * SEEN // 100) if seen else []
         claims = _batch(dice, number, again)
@@ -168,7 +125,7 @@ async def _insert(connection: Connection, claims: Claims) -> None:
 async def _asked(database: Database, filters: Filters, dice: random.Random) -> tuple[list[float], float]:
     """us a key of asking one generation, and % of unknown keys that pass."""
     costs, passed, asked = [], 0, 0
-    for generation in (await _generations(database))[:-1]:
+    for generation in (await generations_of(database))[:-1]:
         bloom = filters.of(generation)
         assert bloom is not None, "each has its filter"
         for _ in range(BATCHES):
@@ -203,18 +160,3 @@ def _sizes(parts: BenchParts, size: int) -> tuple[float, float]:
         ).fetchone()
     assert row is not None
     return row[0] / size, row[1] / size
-
-
-async def _generations(database: Database) -> tuple[Generation, ...]:
-    async with database.connection() as connection:
-        return await store.generations(connection)
-
-
-@asynccontextmanager
-async def _opened(parts: BenchParts) -> AsyncIterator[Database]:
-    database = Database(parts.database, "khata_aggregator", "bench")
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()

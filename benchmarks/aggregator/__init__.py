@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from benchmarks.aggregator.apply import Applied, apply, fresh_database
 from benchmarks.aggregator.limits import merge_from_memory, plain_copy
 from benchmarks.aggregator.live import gone_on_after_kill, visible_after
 from benchmarks.aggregator.load import Load, fill_log
 from benchmarks.figure import Figure
+from benchmarks.generations import fill, opened
 from benchmarks.stack import BenchParts
+from services.aggregator.generations.filters import Filters
 from shared.kafka import topics
 
 EVENTS = 500_000
@@ -32,7 +36,8 @@ RUNS = (
 )
 
 
-def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
+def measure(parts: BenchParts, report: Callable[[str], None], standing: int = 0) -> list[Figure]:
+    """`standing`: run also with so many identities there already."""
     for load in (FEW, MANY):
         report(f"filling the log: {load.records:,} records of {load.subjects:,} subjects")
         asyncio.run(topics.apply(replace(parts, prefix=load.prefix).kafka, dev=True))
@@ -43,18 +48,11 @@ def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
         with fresh_database(parts, load, meters) as mine:
             merged = merge_from_memory(mine, load.subjects)
             applied = apply(mine, load, processes, meters)
-        figures.append(
-            Figure(
-                what,
-                [applied.rate],
-                target=target,
-                limit="the same merge from memory, one connection",
-                limit_runs=[merged],
-                note=f"{applied.python_us:.1f} us Python, {applied.postgres_us:.1f} us Postgres",
-            )
-        )
-        if (load, processes) == (FEW, 2) and meters == 1:
+        figures.append(_rate(what, applied, target, merged))
+        if (load, processes, meters) == (FEW, 2, 1):
             figures += _details(applied)
+    if standing:
+        figures += _with_standing(parts, report, standing)
     report("with events coming in")
     delays = visible_after(parts, int(HALF * figures[0].value))
     figures.append(
@@ -75,6 +73,38 @@ def measure(parts: BenchParts, report: Callable[[str], None]) -> list[Figure]:
     figures.append(Figure("killed and started anew: the same", [restarted], "s", target=1, less_is_better=True))
     figures.append(Figure("plain COPY of such rows", [plain_copy(parts)]))
     return figures
+
+
+def _with_standing(parts: BenchParts, report: Callable[[str], None], keys: int) -> list[Figure]:
+    """Two processes, with so many identities in closed generations behind filters."""
+    filters, figures = parts.home / "filters", []
+    with fresh_database(parts, FEW, 1) as full:
+        asyncio.run(_fill(full, filters, report, keys))
+        template = urlsplit(full.database_url).path.removeprefix("/")
+        for what, load, target in (("1,000 subjects", FEW, 120_000), ("own subject", MANY, 75_000)):
+            report(f"applying: {keys:,} identities there, {what}")
+            with fresh_database(parts, load, 1, template) as mine:
+                merged = merge_from_memory(mine, load.subjects)
+                applied = apply(mine, load, 2, filters=filters)
+            figures.append(_rate(f"two processes, {keys:,} identities there, {what}", applied, target, merged))
+    return figures
+
+
+async def _fill(parts: BenchParts, folder: Path, report: Callable[[str], None], keys: int) -> None:
+    generations = -(-keys // 20_000_000)
+    async with opened(parts) as database:
+        await fill(parts, database, Filters(folder), report, keys // generations, generations)
+
+
+def _rate(what: str, applied: Applied, target: float, merged: float) -> Figure:
+    return Figure(
+        what,
+        [applied.rate],
+        target=target,
+        limit="the same merge from memory, one connection",
+        limit_runs=[merged],
+        note=f"{applied.python_us:.1f} us Python, {applied.postgres_us:.1f} us Postgres",
+    )
 
 
 def _details(applied: Applied) -> list[Figure]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
 import httpx2 as httpx
@@ -42,10 +43,10 @@ class Applied:
 
 
 @contextmanager
-def fresh_database(parts: BenchParts, load: Load, meters: int) -> Iterator[BenchParts]:
-    """A database of its own with one catalogue; the topics are the load's."""
+def fresh_database(parts: BenchParts, load: Load, meters: int, template: str | None = None) -> Iterator[BenchParts]:
+    """A database of its own with one catalogue, else empty or a copy; the topics are the load's."""
     name = f"bench_{uuid4().hex[:8]}"
-    mine = replace(parts, database_url=create_database(parts.database_url, name), prefix=load.prefix)
+    mine = replace(parts, database_url=create_database(parts.database_url, name, template), prefix=load.prefix)
     migrate(mine.database_url)
     asyncio.run(apply_bench_catalogue(mine, meters))
     try:
@@ -54,15 +55,22 @@ def fresh_database(parts: BenchParts, load: Load, meters: int) -> Iterator[Bench
         drop_database(parts.database_url, name)
 
 
-def apply(parts: BenchParts, load: Load, processes: int, meters: int = 1) -> Applied:
+def apply(parts: BenchParts, load: Load, processes: int, meters: int = 1, filters: Path | None = None) -> Applied:
     """Everything in the log, from the beginning. SystemExit when a total is wrong."""
+    folder = {"AGGREGATOR_FILTER_DIR": str(filters)} if filters else {}
     with ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(parts.database_url, autocommit=True))
         server = psutil.Process(parts.postgres_pid)
         members = [
             stack.enter_context(
                 running(
-                    parts, "cli", "run", "aggregator", name=f"aggregator-{number}", KHATA_INSTANCE=f"bench-{number}"
+                    parts,
+                    "cli",
+                    "run",
+                    "aggregator",
+                    name=f"aggregator-{number}",
+                    KHATA_INSTANCE=f"bench-{number}",
+                    **folder,
                 )
             )
             for number in range(processes)
@@ -112,7 +120,9 @@ def cpu_of(server: psutil.Process) -> float:
 def _assert_totals(connection: psycopg.Connection, load: Load, meters: int) -> None:
     found = {
         "windows": "SELECT sum(count)::bigint, sum(sum) FROM usage.window WHERE meter_id = 'bench_sum'",
-        "identities": "SELECT count(*), sum(fingerprint) IS NOT NULL FROM usage.identity",
+        "identities": """
+            SELECT count(*), true FROM usage.identity WHERE generation = (SELECT max(id) FROM usage.generation)
+        """,
         "conflicts": "SELECT count(*), true FROM usage.conflict",
         "archive": "SELECT sum(record_count)::bigint, true FROM usage.segment",
         "duplicates": """

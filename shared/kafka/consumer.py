@@ -173,9 +173,9 @@ class ConsumerLoop:
 
     async def _turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         try:
-            if self._ahead is not None:
-                read = await self._ahead
-                self._ahead = None
+            ahead, self._ahead = self._ahead, None  # also when it failed: the next read is a new one
+            if ahead is not None:
+                read = await ahead
             else:
                 if self._unplaced:
                     await self._place(consumer)

@@ -99,6 +99,30 @@ async def test_a_batch_that_waits_for_the_database_keeps_its_place_before_what_i
     assert len({id(one) for one in preparer.prepared}) == len(preparer.prepared), "each was prepared once"
 
 
+async def test_a_read_ahead_that_fails_is_done_again(
+    parts: Parts, preparer: Preparer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def until_the_next_was_tried(batch: Batch) -> None:
+        if len(preparer.applying) == 1:
+            await asyncio.wait_for(_until(lambda: tries > 1), 10)
+
+    real, tries = preparer.prepare, 0
+
+    async def prepare(batch: Batch) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            raise DatabaseAway("the database is away")
+        await real(batch)
+
+    monkeypatch.setattr(preparer, "prepare", prepare)
+    preparer.when = until_the_next_was_tried
+    await send(parts, topic, VALUES)
+    async with member(parts, preparer, topic, max_records=10) as running:
+        await _each_once(preparer)
+        await running.end()
+
+
 async def test_a_batch_ends_at_its_bytes(parts: Parts, preparer: Preparer, topic: str) -> None:
     await send(parts, topic, VALUES)
     await send(parts, topic, [b"9" * 100_000] * 1_200)
