@@ -58,6 +58,7 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
         ({"keys": [{"name": "k", "project": "p"}] * 2}, "key p/k stands in the file"),
         ({"projects": [{"id": "p", "organisation": "a"}] * 2}, "project p stands in the file"),
         ({"meters": [{"id": "m", "event_type": "t", "aggregation": "count"}] * 2}, "meter m stands in the file"),
+        ({"meters": [{"id": "m", "event_type": "khata.usage.void", "aggregation": "count"}]}, "are Khata's own"),
         ({"meters": [{"id": "m", "event_type": "t", "aggregation": "count", "value_path": "v"}]}, "count must not"),
         ([], "must hold organisations"),
         (None, "must hold organisations"),
