@@ -18,10 +18,13 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from services.aggregator.windows import store
 from services.aggregator.windows.changed import Run
 from services.aggregator.windows.publish import AT_ONCE, Sender
 from services.aggregator.windows.store import Archived
+from shared.contracts.messages.event import decode_content
 from shared.contracts.topics import USAGE_EVENTS, Names
 from shared.domain.errors import Fatal, Rejected, Retryable
 from shared.kafka.records import Partition
@@ -31,7 +34,7 @@ from shared.postgres.leadership import candidate
 from shared.postgres.pool import Database, Role
 from shared.runtime.pause import pause
 from shared.runtime.settings import DatabaseSettings
-from shared.usage.event import EventReader
+from shared.usage.backfill import Views, read_views
 from shared.usage.fold import WindowKey, fold
 from shared.usage.metering import read_metering
 from shared.usage.segment import Disposition, unpack
@@ -114,30 +117,31 @@ class Healer:
         """Step 2. Raises DatabaseAway, BrokerAway."""
         for partition, run in sorted(overdue.items()):
             async with self.database.connection() as connection:
-                reader = EventReader(await read_metering(connection))
+                views = await read_views(connection, await read_metering(connection))
             log.info("windows.healing", partition=partition.partition, start=run.start, end=run.end)
             start = run.start
             while start < run.end and not stop.is_set():
                 began = time.monotonic()
-                start = await self._segment(partition, Run(start, run.end), reader)
+                start = await self._segment(partition, Run(start, run.end), views)
                 await pause(stop, REST * (time.monotonic() - began))
 
-    async def _segment(self, partition: Partition, run: Run, reader: EventReader) -> int:
+    async def _segment(self, partition: Partition, run: Run, views: Views) -> int:
         """Publish what the next segment may have changed; where to go on."""
         async with self.database.connection() as connection:
             segment = await store.next_segment(connection, partition, run.start, run.end)
         end = run.end
         if segment is not None:
             end = segment.last_offset + 1
-            await self.sender.send(await asyncio.to_thread(touched, partition, segment, reader), "archive")
+            await self.sender.send(await asyncio.to_thread(touched, partition, segment, views), "archive")
         async with self.database.transaction() as connection:
             await store.mark(connection, {partition: Run(run.start, end)})
         return end
 
 
-def touched(partition: Partition, segment: Archived, reader: EventReader) -> list[WindowKey]:
+def touched(partition: Partition, segment: Archived, views: Views) -> list[WindowKey]:
     """Windows that the records of a segment are in, under today's meters: at least those that its batch has changed."""
     events = []
+    view = views.at(partition.topic, partition.partition, segment.first_offset, segment.stored_at)
     try:
         records = unpack(partition.topic, partition.partition, segment.payload, segment.sha256)
     except Fatal as damaged:  # reconciliation tells of it; nothing can be said of its windows
@@ -146,7 +150,7 @@ def touched(partition: Partition, segment: Archived, reader: EventReader) -> lis
     for record, letter in zip(records, segment.dispositions, strict=True):
         if letter in IN_WINDOWS:
             try:
-                events.append(reader.read(record.value))
-            except Rejected as error:
+                events.append(view.counted(decode_content(record.value or b"")))
+            except (Rejected, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 log.warning("windows.event_unreadable", offset=record.offset, error=str(error))
     return list(fold(events))

@@ -243,6 +243,7 @@ class Archived(NamedTuple):
     dispositions: bytes
     sha256: bytes
     payload: bytes
+    stored_at: datetime
 
 
 async def next_segment(connection: Connection, partition: Partition, start: int, end: int) -> Archived | None:
@@ -250,7 +251,7 @@ async def next_segment(connection: Connection, partition: Partition, start: int,
     row = await (
         await connection.execute(
             """
-            SELECT first_offset, last_offset, dispositions, sha256, payload FROM usage.segment
+            SELECT first_offset, last_offset, dispositions, sha256, payload, stored_at FROM usage.segment
             WHERE topic = %s AND partition = %s AND first_offset >= %s AND first_offset < %s
             ORDER BY first_offset LIMIT 1
             """,

@@ -6,6 +6,7 @@ import asyncio
 import random
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -147,6 +148,44 @@ async def test_too_many_changes_are_given_up_in_memory_and_found_in_the_archive(
         await one.publisher.turn()  # moves no cursor over what was given up
         assert len((await one.view()).revisions) == 2
         await one.heal()
+        await agreed(one)
+
+
+async def test_of_two_who_publish_a_window_the_one_that_read_it_first_is_heard_first(parts: Parts) -> None:
+    """Else the older state would be the last word, which is what compaction keeps."""
+    async with publishing(parts) as one:
+        await one.count.apply(stamped("a"))
+        reading, going = asyncio.Event(), asyncio.Event()
+
+        class Held(FastProducer):
+            async def send(self, *arguments: Any, **more: Any) -> list[tuple[int, int]]:
+                reading.set()
+                await going.wait()
+                return await super().send(*arguments, **more)
+
+        slow = Held(parts.kafka, "slow")
+        await slow.start()
+        keys = one.publisher.changed.take().keys
+        older = asyncio.create_task(one.sender(slow).send(keys, "batch"))
+        await reading.wait()
+        await one.count.apply(stamped("b"))
+        newer = asyncio.create_task(one.sender().send(keys, "batch"))
+        done, _ = await asyncio.wait({newer}, timeout=0.5)
+        assert not done
+        going.set()
+        await asyncio.gather(older, newer)
+        await slow.stop()
+        await agreed(one)
+
+
+async def test_old_events_that_a_new_meter_refuses_are_healed_for_the_others(parts: Parts) -> None:
+    async with publishing(parts) as one:
+        await one.count.apply(stamped("a"))
+        one.forget()
+        sizes = {"id": "sizes", "event_type": "api.request", "aggregation": "sum", "value_path": "size"}
+        await apply_document(parts, {"meters": [sizes | {"backfill": True}]})
+        await one.heal()
+        assert len(await one.table()) == 2
         await agreed(one)
 
 
