@@ -9,7 +9,7 @@ needs no index by time of change, which would end its HOT updates, and what is r
                                           crash: from the cursor on again
     3  what the archive cannot tell (corrections, repairs, back-fills) stands in the queue `usage.changed_window`,
        written in the same transaction; published, then forgotten          crash between: published again
-It rests four times as long as it works: counting goes first.
+It rests nine times as long as it works: counting goes first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from services.aggregator.windows import store
 from services.aggregator.windows.changed import Run
-from services.aggregator.windows.publish import AT_ONCE, Sender
+from services.aggregator.windows.publish import AT_ONCE, REST, Sender
 from services.aggregator.windows.store import Archived
 from shared.contracts.messages.event import decode_content
 from shared.contracts.topics import USAGE_EVENTS, Names
@@ -41,7 +41,6 @@ from shared.usage.segment import Disposition, unpack
 
 ROLE: Role = "khata_aggregator"
 LEADERSHIP = "windows"
-REST = 4.0  # times the work
 LOOKS_APART = 5.0  # times the turns: a living publisher has moved its cursor by then
 IN_WINDOWS = (ord(Disposition.COUNTED.value), ord(Disposition.TEST.value))
 
