@@ -69,8 +69,8 @@ class TimestamptzArray(BinaryArray):
     oid, element_oid = 1185, 1184
 
     def __init__(self, values: Sequence[datetime]) -> None:
-        since = [(value - _POSTGRES_EPOCH) // _MICROSECOND for value in values]
-        super().__init__(len(values), _fixed(">i8", since))
+        since = {value: (value - _POSTGRES_EPOCH) // _MICROSECOND for value in set(values)}  # few hours, many rows
+        super().__init__(len(values), _fixed(">i8", [since[value] for value in values]))
 
 
 class BoolArray(BinaryArray):
@@ -86,9 +86,18 @@ class TextArray(BinaryArray):
     oid, element_oid = 1009, 25
 
     def __init__(self, values: Sequence[str | None]) -> None:
-        encoded = [None if value is None else value.encode() for value in values]
-        elements = [_NULL if value is None else _LENGTH(len(value)) + value for value in encoded]
-        super().__init__(len(values), b"".join(elements), nulls=None in encoded)
+        if values and values.count(values[0]) == len(values):  # most columns of a batch
+            elements = _text(values[0]) * len(values)
+        else:
+            elements = b"".join([_text(value) for value in values])
+        super().__init__(len(values), elements, nulls=None in values)
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return _NULL
+    encoded = value.encode()
+    return _LENGTH(len(encoded)) + encoded
 
 
 class _WireDumper(Dumper):
