@@ -211,7 +211,10 @@ class ConsumerLoop:
         generation = self._generation
         batch = self._batch_of(await self._fetch(consumer))
         if batch.records and isinstance(self._handler, Preparing):
-            await self._handler.prepare(batch)
+            try:
+                await self._handler.prepare(batch)
+            except (ValueError, TypeError) as bug:  # not to be taken for a record that cannot be read
+                raise Fatal(f"{self._group}: a batch cannot be prepared: {bug}") from bug
         return _Read(batch, generation)
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> Mapping[Partition, Sequence[Record]]:
