@@ -89,9 +89,11 @@ async def begin(connection: Connection, terms: Terms, batch: PreparedBatch, orig
     """Step 1, in the batch's transaction, after its offsets have moved. None: nothing to do."""
     mine = [event for event in batch.events if event.correction is not None]
     waiting: list[Pending] = []
-    if await store.any_parked(connection):
-        corrected = [event.correction.target_key for event in mine if event.correction is not None]
-        waiting = await store.parked(connection, [*(event.key for event in batch.events), *corrected])
+    awaited = await store.awaited(connection)
+    if awaited is None or awaited:
+        corrected = (event.correction.target_key for event in mine if event.correction is not None)
+        keys = [key for key in (*(event.key for event in batch.events), *corrected) if not awaited or key in awaited]
+        waiting = await store.parked(connection, keys) if keys else []
     if not mine and not waiting:
         return None
     await store.lock_projects(connection, {one.project_id for one in mine} | {one.project_id for one in waiting})

@@ -15,17 +15,27 @@ from shared.usage.fold import WindowKey
 
 _LOCK = 0x6B636F72  # "kcor", of the two-key advisory locks
 LOCKS = 128  # a power of two
+MOST_AWAITED = 1_000  # beyond, every event of a batch is looked up: 1 us each
 
 Parking = tuple[str, str]
 """Code and explanation of a parked one."""
 
 
-async def any_parked(connection: Connection) -> bool:
-    """Asked by every batch; answered from an index that is nearly always empty."""
-    row = await (
-        await connection.execute("SELECT EXISTS (SELECT FROM usage.correction WHERE state = 'parked')")
-    ).fetchone()
-    return bool(row and row[0])
+async def awaited(connection: Connection) -> set[bytes] | None:
+    """Events that parked corrections wait for; None when those are too many to look at one by one.
+
+    Asked by every batch; answered from an index that is nearly always empty.
+    """
+    rows = await (
+        await connection.execute(
+            """
+            SELECT target_key FROM usage.correction WHERE state = 'parked' AND code = 'target_unknown' LIMIT %b::integer
+            """,
+            (MOST_AWAITED + 1,),
+            binary=True,
+        )
+    ).fetchall()
+    return None if len(rows) > MOST_AWAITED else {row[0].bytes for row in rows}
 
 
 async def lock_projects(connection: Connection, projects: Collection[str]) -> None:

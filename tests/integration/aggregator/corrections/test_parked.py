@@ -34,6 +34,19 @@ async def test_a_correction_waits_for_its_target_and_is_applied_by_the_batch_tha
         assert await count.dispositions() == "kkccc"
 
 
+async def test_so_many_may_wait_that_they_are_not_looked_at_one_by_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MOST_AWAITED", 2)
+    async with counting(database_url) as count:
+        await count.apply(*(void(f"v{number}", str(number)) for number in range(3)))
+        await count.apply(stamped("1", 5), stamped("9", 1))
+        assert [row[1] for row in await told(count)] == ["parked", "applied", "parked"]
+        await count.apply(stamped("2", 5), stamped("0", 1))
+        assert [row[1] for row in await told(count)] == ["applied"] * 3
+        assert (await count.windows())["tokens"] == (1, Decimal(1))
+
+
 async def test_within_one_batch_it_makes_no_difference_which_comes_first(database_url: str) -> None:
     async with counting(database_url) as count:
         await count.apply(amend("a", "1", {"tokens": 6}), stamped("1", 5), amend("b", "1", {"tokens": 7}))
