@@ -7,7 +7,7 @@ meter was back-filled that counts it: then it is a part of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -63,6 +63,3 @@ async def _last(
 ) -> dict[bytes, Corrected]:
     cursor = await connection.execute(query, (list(organisations), start, end), binary=True)
     return {row[0].bytes: Corrected(*row[1:]) for row in await cursor.fetchall()}
-
-
-NONE: Mapping[bytes, Corrected] = {}
