@@ -53,7 +53,7 @@ def show_backfill(meter: str = typer.Argument(help="id of the meter"), output: O
 @app.command("wait")
 def wait(
     meter: str = typer.Argument(help="id of the meter"),
-    timeout: float = typer.Option(3600.0, min=0, help="give up after so many seconds (exit code 1)"),
+    timeout: float = typer.Option(3600.0, min=0, help="give up after so many seconds (exit code 69)"),
     output: Output = OutputOption,
 ) -> None:
     """Return when it is done: then the meter's windows are whole, and months can be closed."""
