@@ -54,7 +54,7 @@ async def test_an_outage_of_kafka_and_kills_leave_the_topic_equal_to_the_table(
         parts = Parts(database_url, broker.bootstrap, prefix)
         await topics.apply(parts.kafka, dev=True)
         await apply_document(parts)
-        pods = [Pod(f"a{n}", "aggregator", tmp_path, parts.env | {"AGGREGATOR_PUBLISH_SECONDS": "0.3"}) for n in (1, 2)]
+        pods = [Pod(f"a{n}", "aggregator", tmp_path, parts.env | {"AGGREGATOR_PUBLISH_SECONDS": "0.1"}) for n in (1, 2)]
         try:
             for pod in pods:
                 await asyncio.to_thread(pod.start)

@@ -41,7 +41,9 @@ from shared.usage.segment import Disposition, unpack
 
 ROLE: Role = "khata_aggregator"
 LEADERSHIP = "windows"
-LOOKS_APART = 5.0  # times the turns: a living publisher has moved its cursor by then
+# Times the turns. A living publisher has moved its cursor by then, however much it had: 5 s for all that it can hold,
+# and nine times that of rest.
+LOOKS_APART = 25.0
 IN_WINDOWS = (ord(Disposition.COUNTED.value), ord(Disposition.TEST.value))
 
 log = logging.get(__name__)

@@ -232,7 +232,7 @@ async def test_a_process_killed_between_commit_and_publication_leaves_no_window_
     await apply_document(parts)
     points = tmp_path / "points"
     points.mkdir()
-    env = parts.env | {"KHATA_FAILPOINTS_DIR": str(points), "AGGREGATOR_PUBLISH_SECONDS": "0.2"}
+    env = parts.env | {"KHATA_FAILPOINTS_DIR": str(points), "AGGREGATOR_PUBLISH_SECONDS": "0.05"}
     pod = Pod("aggregator", "aggregator", tmp_path, env)
     producer = Producer(parts.kafka, "test")
 
