@@ -91,10 +91,10 @@ def parts(stack: Stack, database_url: str, prefix: str) -> Iterator[Parts]:
     made = Parts(database_url, stack.addresses.kafka_bootstrap, prefix)
     asyncio.run(topics.apply(made.kafka, dev=True))
     yield made
-    asyncio.run(_delete_topics(made))
+    asyncio.run(delete_topics(made))
 
 
-async def _delete_topics(parts: Parts) -> None:
+async def delete_topics(parts: Parts) -> None:
     """A broker that keeps the topics of every test gets slower with each."""
     admin = AIOKafkaAdminClient(bootstrap_servers=parts.bootstrap)
     await admin.start()

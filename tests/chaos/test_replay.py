@@ -12,7 +12,7 @@ import pytest
 
 from devstack.stack import Stack
 from shared.kafka import rewind
-from tests.support.aggregators import aggregating, settled
+from tests.support.aggregators import aggregating, nothing_found, settled
 from tests.support.feed import Feed
 from tests.support.letters import ask
 from tests.support.plant import Plant
@@ -60,6 +60,7 @@ async def test_all_offsets_rewound_with_everything_applied(running: Plant) -> No
         await rewound(running)
         await settled(running, feed)
         assert totals(running) == before
+    await nothing_found(running)
 
 
 async def rewound(running: Plant) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.stack import Stack
-from tests.support.aggregators import advanced, aggregating, fed, outages
+from tests.support.aggregators import advanced, aggregating, fed, nothing_found, outages
 from tests.support.broker import Broker
 from tests.support.feed import Feed
 from tests.support.memory import held_mb, needs_linux
@@ -47,6 +47,7 @@ async def test_a_postgres_that_is_killed_fifty_times(on_postgres: Plant, postgre
         await asyncio.to_thread(postgres.start)
 
     await outages(on_postgres, Feed(on_postgres.parts), POSTGRES_KILLS, one)
+    await nothing_found(on_postgres)
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ async def test_a_broker_that_is_killed_twenty_times(on_own_broker: Plant, broker
         await back(broker)
 
     await outages(on_own_broker, Feed(on_own_broker.parts), BROKER_KILLS, one)
+    await nothing_found(on_own_broker)
 
 
 @needs_linux

@@ -9,23 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from devstack.stack import Stack
-from shared.contracts.topics import USAGE_EVENTS, dead_letter
-from shared.kafka import topics
 from tests.support.aggregators import (
     BATCH,
     DROP,
     GENERATION,
     REDRIVE,
     WINDOWS,
-    advanced,
     aggregating,
     fed,
     kill_at,
-    letters_wait,
+    nothing_found,
     storm,
 )
 from tests.support.feed import Feed
-from tests.support.kafka import admin
 from tests.support.plant import Plant
 from tests.support.zombies import PLACES, everything_moves, freeze, through_a_proxy, wake
 
@@ -57,6 +53,7 @@ async def test_two_hundred_kills_at_every_point_of_the_aggregator(running: Plant
 async def test_five_minutes_in_which_members_come_and_go(running: Plant) -> None:
     async with fed(running, Feed(running.parts)):
         print(f"{await storm(running, STORM_S)} members came and went")
+    await nothing_found(running)
 
 
 async def test_zombies_frozen_anywhere_again_and_again(running: Plant) -> None:
@@ -68,17 +65,4 @@ async def test_zombies_frozen_anywhere_again_and_again(running: Plant) -> None:
             print(f"{place}: everything moved after {await everything_moves(running):.1f} s")
             wake(victim, proxy)
             await asyncio.to_thread(victim.wait_ready)
-
-
-async def test_a_dead_letter_topic_that_is_deleted_while_bad_events_arrive(running: Plant) -> None:
-    """What it held was kept before; events go on, and once it is there again so is every letter."""
-    feed, letters = Feed(running.parts), running.parts.kafka.names.topic(dead_letter(USAGE_EVENTS))
-    for _ in range(3):
-        async with fed(running, feed):
-            await feed.more(1_000)
-        async with fed(running, feed):
-            async with admin(running.parts) as client:
-                await client.delete_topics([letters])
-            await letters_wait(running)
-            await advanced(running)
-            await topics.apply(running.parts.kafka, dev=True)
+    await nothing_found(running)

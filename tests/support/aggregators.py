@@ -18,6 +18,7 @@ from shared.runtime import failpoints
 from tests.support.feed import Feed, Outcome, judge
 from tests.support.generations import grow_old
 from tests.support.kills import kill_under_load
+from tests.support.letters import ask
 from tests.support.plant import Plant, plant
 from tests.support.pods import Pod
 from tests.support.waiting import eventually
@@ -73,6 +74,12 @@ async def settled(running: Plant, feed: Feed, *, deadline_s: float = 120.0, **ju
     outcome = await judge(feed, **judged)
     print(outcome)
     return outcome
+
+
+async def nothing_found(running: Plant) -> None:
+    """Reconciliation agrees with the judge. Traffic has ended."""
+    report = await ask(running.parts, "usage", "reconcile", "--from", "2026-10-01")
+    assert report["findings"] == [] and len(report["checks"]) > 3
 
 
 async def kill_at(running: Plant, point: str) -> None:

@@ -37,6 +37,7 @@ SUBJECTS = ("alice", "bob", "carol")
 REMEMBERED = 500  # how far back something is sent again
 AGAIN, OTHERWISE, NEVER = 0.05, 0.01, 0.01  # shares of repetitions, conflicts, and of what can never count
 ONE_SEND_S = 5.0
+LETTERS_S = 60.0  # they are kept by another loop, after the events
 
 
 class Event(NamedTuple):
@@ -228,7 +229,7 @@ async def judge(feed: Feed, *, identities_dropped: bool = False, gone: Mapping[P
             partition: max(o for p, o in log if p == partition) + 1 for partition in {p for p, _ in log}
         }
     rejected = {place for place, what in dispositions.items() if what is Disposition.REJECTED}
-    await eventually(lambda: _letters(feed.parts, topic), lambda found: found == rejected)
+    await eventually(lambda: _letters(feed.parts, topic), lambda found: found == rejected, LETTERS_S)
     return Outcome(len(log), len(counted), Counter(dispositions.values()), len(windows))
 
 

@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from aiokafka.errors import KafkaError
 
 from devstack.postgres import create_database, drop_database
 from shared.contracts.topics import USAGE_EVENTS, USAGE_RAW
@@ -19,7 +20,7 @@ from shared.kafka import topics
 from shared.postgres.migrate import migrate
 from shared.runtime import failpoints
 from shared.runtime.service import EXIT_DEPENDENCY
-from tests.conftest import Parts
+from tests.conftest import Parts, delete_topics
 from tests.support.broker import ends
 from tests.support.catalogue import apply_document
 from tests.support.journal import Archive, Journal, all_windows, archive
@@ -161,4 +162,6 @@ def plant(home: Path, bootstrap: str, owner_url: str, template: str | None = Non
         for pod in made.pods.values():
             if pod.child is not None:
                 pod.kill()
+        with suppress(KafkaError):  # a broker of the test's own may be gone
+            asyncio.run(delete_topics(parts))
         drop_database(owner_url, name)

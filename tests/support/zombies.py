@@ -1,8 +1,7 @@
 """An aggregator that is frozen until others have its partitions, wherever it stands, and then wakes.
 
-running   between batches, or wherever it happens to be
-insert    in the middle of sending the identities: Postgres waits for the rest and does not take it for idle
-a point   a failpoint of the batch: inside the open transaction
+insert    in the middle of sending the identities: Postgres waits for the rest and may not take it for idle
+a point   a failpoint of the batch: inside the open transaction, or right after it
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from contextlib import asynccontextmanager
 from services.aggregator.generations import keeper
 from shared.domain.errors import DatabaseAway
 from shared.runtime import failpoints
+from tests.support.aggregators import BATCH
 from tests.support.generations import aggregators, living
 from tests.support.plant import Plant
 from tests.support.pods import Pod
 from tests.support.proxy import Proxy, proxied
 from tests.support.waiting import eventually
 
-PLACES = ("running", "insert", "aggregator.batch.after_offsets", "aggregator.batch.before_commit")
+PLACES = ("insert", *BATCH)
 IDENTITIES = (struct.pack(">I", 2950), b"PGCOPY\n")  # an array of uuid, or a COPY: nothing else of a batch has them
 # Session 6 s, 2 s to rebalance, two lock timeouts of 4 s and their pauses, and what a busy machine takes.
 MOVES_AGAIN_S = 25.0
@@ -52,7 +52,7 @@ async def freeze(running: Plant, victim: Pod, proxy: Proxy, place: str) -> None:
     if place == "insert":
         proxy.hold(*IDENTITIES)
         await asyncio.wait_for(proxy.held.wait(), 20)
-    elif place != "running":
+    else:
         failpoints.arm(running.points, place, victim.pid)
         assert await failpoints.held(running.points, place) == victim.pid
     os.kill(victim.pid, signal.SIGSTOP)
