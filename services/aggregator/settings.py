@@ -27,7 +27,7 @@ class FilterSettings(Settings):
 class AggregatorSettings(FilterSettings, ProcessSettings, KafkaSettings, DatabaseSettings):
     """What `khata run aggregator` needs."""
 
-    batch_records: int = Field(10_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
+    batch_records: int = Field(8_000, ge=1, le=50_000, alias="AGGREGATOR_BATCH_RECORDS")
     batch_bytes: int = Field(
         16 * 1024 * 1024,
         ge=64 * 1024,

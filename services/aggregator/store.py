@@ -32,7 +32,7 @@ def _primary_key(row: Row) -> tuple[object, ...]:
 
 
 def _has_extremes(parts: Parts) -> bool:
-    return any(part is not None for part in _extremes(parts))
+    return not (parts.minimum is None and parts.maximum is None and parts.latest is None and parts.moment is None)
 
 
 def _keys(rows: Sequence[Row]) -> tuple[BinaryArray, ...]:
@@ -127,7 +127,8 @@ async def _merge_distinct(connection: Connection, rows: Sequence[Row]) -> None:
     values = [
         (*key, UUID(bytes=digest), events)
         for key, each in rows
-        for digest, events in sorted((each.distinct or {}).items())
+        if each.distinct is not None
+        for digest, events in sorted(each.distinct.items())
     ]
     if not values:
         return

@@ -13,7 +13,7 @@ from shared.kafka.records import OffsetRange, Partition
 from shared.observability import names as metrics
 from shared.usage.fold import WindowKey
 
-MOST = 100_000  # windows: about 30 MB
+MOST = 20_000  # windows between two turns: a quarter of a second's work; more are left to healing, at its own pace
 
 
 class Run(NamedTuple):
