@@ -48,6 +48,8 @@ HEARTBEAT_MS = 1_500
 REBALANCE_TIMEOUT_MS = 10_000
 # Longer than any pause between polls: retries poll too (`_wait`).
 MAX_POLL_INTERVAL_MS = 60_000
+# A topic that is deleted and made anew is found again after this long (the client's own choice is five minutes).
+METADATA_MAX_AGE_MS = 30_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 COMMIT_DEADLINE_S = 5.0
@@ -151,6 +153,7 @@ class ConsumerLoop:
             heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             fetch_max_bytes=self._limits.max_bytes,
             max_partition_fetch_bytes=self._limits.partition_fetch_bytes,
             fetch_max_wait_ms=self._limits.wait_ms,

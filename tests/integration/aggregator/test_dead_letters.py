@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import pytest
+
 from services.aggregator.dead_letters.keep import DeadLetters
 from shared.contracts.topics import USAGE_RAW, project_raw
-from shared.kafka import topics
+from shared.kafka import consumer, topics
 from shared.kafka.dead_letter import KEPT_BYTES
 from shared.kafka.records import Batch, OffsetRange, Record
 from shared.postgres.outbox import OutboxMessage
 from tests.conftest import Parts
 from tests.integration.ingest.test_damaged_records import poison
-from tests.support.kafka import send
+from tests.support.kafka import admin, send
 from tests.support.letters import about, ask, events_topic, keep, keeper, khata, rows, write
 from tests.support.usage import counting, opened
 from tests.support.waiting import eventually
@@ -38,6 +40,26 @@ async def test_a_letter_is_kept_once_however_often_it_comes_and_with_every_byte(
     for (topic, offset), sent in zip([(raw, 0), (raw, 1), (events_topic(parts), 1)], letters, strict=True):
         expected = [(name.encode(), value) for name, value in sent.headers]
         assert stored[topic, offset] == (sent.key, sent.value, expected)
+
+
+async def test_a_dead_letter_topic_that_is_deleted_and_made_anew_is_read_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "METADATA_MAX_AGE_MS", 500)
+    raw = parts.kafka.names.topic(USAGE_RAW)
+    await write(parts, about(raw, b"before"))
+    async with keeper(parts):
+        await eventually(lambda: rows(parts), lambda found: len(found) == 1)
+        async with admin(parts) as kafka:
+            await kafka.delete_topics([raw + ".dlq"])
+
+        async def deleted() -> bool:
+            return raw + ".dlq" not in await topics.present(parts.kafka)
+
+        await eventually(deleted, bool)
+        await topics.apply(parts.kafka, dev=True)
+        await write(parts, about(raw, b"after", offset=1), about(raw, b"later", offset=2))
+        await eventually(lambda: rows(parts), lambda found: len(found) == 3, 40)
 
 
 HOSTILE: tuple[dict[str, bytes], ...] = (
