@@ -9,7 +9,8 @@
     4  `handler.apply` makes the effect durable together with the offsets
                                           Retryable: pause, back off, the same batch again; never a dead letter
                                           Fenced: another owner was faster: drop what was read ahead, place again
-    5  commit the position to Kafka, at most once a second: a hint for lag tools, never ahead of the store
+    5  commit the position to Kafka, while the loop goes on: a hint for lag tools and for the purge of spools, never
+       ahead of the store
                                           crash before 5: Kafka lags, the store decides
 Revocation waits for the batch in flight (one lock), never for `getmany`. Callback errors are swallowed by
 aiokafka, so the callbacks only mark; everything that can fail happens in the loop.
@@ -53,7 +54,6 @@ METADATA_MAX_AGE_MS = 30_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 COMMIT_DEADLINE_S = 5.0
-COMMIT_EVERY_S = 1.0
 GIVE_UP_S = 30.0
 
 log = logging.get(__name__)
@@ -123,7 +123,7 @@ class ConsumerLoop:
         self._record_bytes = 1_000  # of those read last
         self._ahead: asyncio.Task[_Read] | None = None
         self._uncommitted: dict[Partition, int] = {}
-        self._committed_at = 0.0
+        self._committing: asyncio.Task[None] | None = None
         self._verify: dict[Partition, Start] = {}
         self._gaps: dict[Partition, int] = {}
         self._unplaced: set[Partition] = set()
@@ -171,6 +171,8 @@ class ConsumerLoop:
                 await self._turn(consumer, stop)
         finally:
             await self._drop_ahead()
+            if self._committing is not None:
+                await self._committing
             await self._commit_offsets(consumer)
             await consumer.stop()
 
@@ -411,13 +413,16 @@ class ConsumerLoop:
                 lag = names.LAG_RECORDS.labels(self._group, partition.topic, str(partition.partition))
                 lag.set(max(0, end - position))
         self._uncommitted |= offsets
-        due = self._commit_positions or time.monotonic() - self._committed_at >= COMMIT_EVERY_S
-        if self._uncommitted and due:
-            await self._commit_offsets(consumer)
+        if self._uncommitted and (self._committing is None or self._committing.done()):
+            if self._committing is not None:
+                self._committing.result()  # what it does not expect is a bug, and ends the loop
+            self._committing = asyncio.create_task(self._commit_offsets(consumer))
+        if self._commit_positions and self._committing is not None:
+            await self._committing
 
     async def _commit_offsets(self, consumer: AIOKafkaConsumer) -> None:
         offsets = {partition: end for partition, end in self._uncommitted.items() if partition in consumer.assignment()}
-        self._uncommitted, self._committed_at = {}, time.monotonic()
+        self._uncommitted = {}
         try:
             if offsets:
                 await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)

@@ -58,7 +58,7 @@ class Running:
             await consumer.stop()
 
     async def link_made(self, invoice: Invoice) -> dict[str, Any]:
-        return await eventually(lambda: self.books.link(invoice), lambda link: link["status"] == "created")
+        return await eventually(lambda: self.books.link(invoice), lambda link: link.get("status") == "created")
 
     async def delivered(self) -> list[dict[str, Any]]:
         """Every delivery of the sandbox, once none is on its way any more."""
