@@ -95,13 +95,12 @@ def _same_partition(records: Sequence[Record], first: int) -> int:
     return bisect_left(records, True, first, key=lambda record: record.partition != partition)
 
 
-def refuse(batch: PreparedBatch, errors: Mapping[bytes, Rejected]) -> PreparedBatch:
-    """Without the events of these identities, which become rejects."""
+def refuse(batch: PreparedBatch, errors: Mapping[int, Rejected]) -> PreparedBatch:
+    """Without the events of these records, which become rejects; others of the same identity stay."""
     if not errors:
         return batch
-    pairs = list(zip(batch.places, batch.events, strict=True))
-    left = [(place, event) for place, event in pairs if event.key not in errors]
-    refused = [Reject(batch.batch.records[place], errors[event.key]) for place, event in pairs if event.key in errors]
+    left = [(place, event) for place, event in zip(batch.places, batch.events, strict=True) if place not in errors]
+    refused = [Reject(batch.batch.records[place], error) for place, error in errors.items()]
     return replace(
         batch,
         events=[event for _, event in left],

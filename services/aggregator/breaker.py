@@ -1,8 +1,9 @@
 """The breaker: where most of what comes is rejected, something else is wrong than the events.
 
 A catalogue that lost its meters, a producer of another format: a process that went on would turn the log into dead
-letters at full speed. It stops before the batch that trips it is written, and stops again after each start until
-somebody has looked; nothing is lost, the log waits.
+letters at full speed. It stops before the batch that trips it is written; nothing is lost, the log waits. What it has
+seen is in memory: where fewer than so many records wait, a process that is started again and again writes those
+as dead letters, which can be redriven.
 """
 
 from __future__ import annotations

@@ -20,12 +20,14 @@ async def without_late(
     """
     if not sealed or not batch.reader.metering.meters.rejecting:
         return batch
-    late = [
-        event.key
-        for event in batch.events
-        if only_sealed(event.readings) and event.live and (event.organisation_id, event.month) in sealed
-    ]
+    late: dict[int, bytes] = {}
+    standing: set[bytes] = set()  # an earlier event of the batch has the identity: whatever comes after is no first one
+    for place, event in zip(batch.places, batch.events, strict=True):
+        if not (only_sealed(event.readings) and event.live and (event.organisation_id, event.month) in sealed):
+            standing.add(event.key)
+        elif event.key not in standing:
+            late[place] = event.key
     if not late:
         return batch
-    seen = await places(connection, set(late))
-    return refuse(batch, {key: Rejected("sealed", SEALED) for key in late if key not in seen})
+    seen = await places(connection, set(late.values()))
+    return refuse(batch, {place: Rejected("sealed", SEALED) for place, key in late.items() if key not in seen})

@@ -87,6 +87,8 @@ class Recount:
         if not below or not self.start <= time < self.end:
             return
         found = self.corrected.get(key)
+        if found is not None and not counted and not self.cut.below(record.topic, found.partition, found.offset):
+            found = None  # of an event that is in no sum, and corrected when the month was closed: nothing changed
         if found is not None:
             if not self.cut.below(record.topic, found.partition, found.offset):
                 self.unreadable.append(f"{_place(record)} was corrected for this invoice, but after its cut")

@@ -114,6 +114,7 @@ class ConsumerLoop:
 
         `takes_damaged`: strangers write here, and the handler says what becomes of a record without its headers.
         """
+        assert not (commit_positions and isinstance(handler, Preparing)), "positions are then ahead of what is applied"
         self._settings, self._group, self._topics, self._handler = settings, group, tuple(topics), handler
         self._limits = limits or Limits()
         self._commit_positions, self._takes_damaged = commit_positions, takes_damaged
@@ -262,7 +263,9 @@ class ConsumerLoop:
         try:
             for partition, position in list(self._positions.items()):
                 most = (self._limits.max_records, self._limits.partition_fetch_bytes)
-                records, cut = await read_any(self._settings, self._isolation, partition, position, *most)
+                pending = self._verify.get(partition)  # the record before it is still to be looked at
+                first = position if pending is None else pending.seek
+                records, cut = await read_any(self._settings, self._isolation, partition, first, *most)
                 if cut or any(record.damaged for record in records):
                     fetched[partition] = records
                     log.warning("consumer.damaged", group=self._group, partition=str(partition), position=position)

@@ -121,8 +121,8 @@ class EventReader:
             raise Rejected("malformed", "time is outside the calendar") from None
         except (msgspec.MsgspecError, RecursionError) as error:
             raise Rejected("malformed", f"not a stamped event: {error}") from None
-        if "\0" in subject:
-            raise Rejected("malformed", "not a stamped event: a NUL in its subject")
+        if "\0" in subject or "\0" in content.id:
+            raise Rejected("malformed", "not a stamped event: a NUL in its subject or id")
         correction = None
         if stream.meters is not None:
             found = readings(stream.meters, hour.start, data)
@@ -130,6 +130,8 @@ class EventReader:
             # What ingest accepted without a meter stays accepted, whatever the project's setting is by now.
             found = ()
         elif content.type in CORRECTIONS:
+            if "\0" in content.source or "\0" in content.keyid:
+                raise Rejected("malformed", "not a stamped event: a NUL in its source or keyid")
             correction = read_correction(content.type, content.project, content.live, content.source, content.id, data)
             found = ()
         else:

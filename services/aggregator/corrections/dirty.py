@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.aggregator.corrections import dirty_store
+from services.aggregator.corrections.store import lock_projects
 from services.aggregator.reconcile import store, windows
 from services.aggregator.reconcile.rebuild import CATCH_UPS, FEW_RECORDS, refold_windows, terms_of
 from services.aggregator.windows.store import queue
@@ -66,6 +67,8 @@ async def clean_some(database: Database, topic: str, group: str, skip: int = 0) 
     await failpoint("aggregator.dirty.after_refold")
     async with database.transaction() as connection:
         await epoch.enter_shared(connection)
+        # Corrections change windows in a second run, after those of their batch: their projects' lock keeps the order.
+        await lock_projects(connection, {key.project_id for key in keys})
         stored = await dirty_store.lock(connection, keys)
         still = await dirty_store.marks(connection, keys)
         since = await refold_windows(connection, topic, terms, set(keys), positions)

@@ -178,5 +178,9 @@ def target_in_batch(record: Record, event: UsageEvent, disposition: Disposition,
     """An event of the batch itself, which no segment holds yet."""
     assert record.value is not None
     stamped = decode_event(record.value)
-    uncounted = stamped.unmetered and stamped.type not in metering.meters.by_type
+    # As `target_of` will say once it is in the archive.
+    uncounted = stamped.unmetered and (
+        disposition is Disposition.UNMETERED
+        or (disposition is Disposition.TEST and stamped.type not in metering.meters.by_type)
+    )
     return Target(record.value, event, disposition, record.partition, record.offset, uncounted)

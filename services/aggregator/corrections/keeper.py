@@ -29,6 +29,7 @@ ROLE: Role = "khata_aggregator"
 LEADERSHIP = "corrections"
 LOOK_EVERY_S = 1.0
 PARKED_EVERY_S = 5.0
+TELL_EVERY_S = 10.0
 AGAIN_S = 2.0
 
 log = logging.get(__name__)
@@ -43,6 +44,7 @@ class Keeper:
     database: Database
     _after: bytes = field(default=BEGINNING, init=False)
     _parked_at: float = field(default=0.0, init=False)
+    _tell_at: float = field(default=0.0, init=False)
     _lock_timeouts: int = field(default=0, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -59,7 +61,9 @@ class Keeper:
 
     async def turn(self, leader: Candidate, stop: asyncio.Event) -> None:
         """One look at everything. Raises DatabaseAway."""
-        await self._tell()
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TELL_EVERY_S
+            await self._tell()
         if not await leader.leads(LEADERSHIP):
             return
         await leader.still()

@@ -113,15 +113,18 @@ async def _without_refused(
     standing = await find.places(connection, wanted | {event.key for _, event in amends})
     stored = {key: place for key, place in standing.items() if key in wanted}
     targets = _first_in_batch(terms, batch, wanted) | await _read(connection, _topic(batch), terms, originals, stored)
-    refused: dict[bytes, Rejected] = {}
-    for _, event in amends:
-        target = targets.get(event.correction.target_key) if event.correction else None
-        if event.key in standing or not isinstance(target, Target):
-            continue
-        try:
-            _check(target, event, terms)
-        except Rejected as error:
-            refused[event.key] = error
+    refused: dict[int, Rejected] = {}
+    here: set[bytes] = set()  # identities that earlier events of the batch have: what comes after is no first one
+    for _, event, place in _sightings(batch):
+        correction = event.correction
+        target = targets.get(correction.target_key) if correction and correction.data else None
+        if isinstance(target, Target) and event.key not in standing and event.key not in here:
+            try:
+                _check(target, event, terms)
+            except Rejected as error:
+                refused[place] = error
+                continue
+        here.add(event.key)
     return refuse(batch, refused)
 
 
@@ -142,9 +145,17 @@ def _first_in_batch(terms: Terms, batch: PreparedBatch, wanted: set[bytes]) -> d
     found: dict[bytes, Target | Rejected] = {}
     for record, event, _ in _sightings(batch):
         if event.key in wanted and event.key not in found:
-            disposition = Disposition.CORRECTION if event.correction else Disposition.COUNTED
-            found[event.key] = find.target_in_batch(record, event, disposition, terms.reader.metering)
+            found[event.key] = find.target_in_batch(record, event, _if_fresh(event), terms.reader.metering)
     return found
+
+
+def _if_fresh(event: UsageEvent) -> Disposition:
+    """Before or after the seal makes no difference here."""
+    if event.correction is not None:
+        return Disposition.CORRECTION
+    if not event.live:
+        return Disposition.TEST
+    return Disposition.COUNTED if event.readings else Disposition.UNMETERED
 
 
 def pending_of(record: Record, event: UsageEvent) -> Pending:

@@ -39,7 +39,10 @@ class StampedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class EventContent(msgspec.Struct, frozen=True, gc=False):
-    """What counting takes of a stamped event, `data` already read with exact numbers: one pass over the bytes."""
+    """A stamped event with its `data` read, with exact numbers: one pass over the bytes.
+
+    It takes what `StampedEvent` takes and nothing else, for others read the same record with that.
+    """
 
     id: str
     source: str
@@ -48,9 +51,12 @@ class EventContent(msgspec.Struct, frozen=True, gc=False):
     time: Instant
     project: str
     live: bool
-    ingestedat: str
+    ingestedat: Instant
     ingestid: str
+    specversion: str = "1.0"
     data: Any = None
+    keyid: str = ""
+    catalogueversion: int = 0
     unmetered: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ from shared.domain.errors import Usage
 from shared.domain.period import Month
 from tests.support.catalogue import DOCUMENT
 from tests.support.corrections import amend, signed, told, void
-from tests.support.usage import catalogue_rows, counting, opened, seal_month, stamped
+from tests.support.usage import NOON, catalogue_rows, counting, opened, seal_month, stamped
 
 OCTOBER = Month(2026, 10)
 STRICT = {"id": "strict", "event_type": "strict.call", "aggregation": "sum", "value_path": "n", "late": "reject"}
@@ -86,3 +87,16 @@ async def test_the_policy_is_part_of_the_definition_which_never_changes(database
         await meters(database_url, STRICT | {"late": "next_invoice"})
     with pytest.raises(Usage, match="late"):
         await meters(database_url, STRICT | {"id": "other", "late": "sometimes"})
+
+
+async def test_where_batches_are_cut_decides_nothing_about_a_retry_with_another_time(database_url: str) -> None:
+    await meters(database_url, STRICT)
+    november = NOON + timedelta(days=31)
+    async with counting(database_url) as count:
+        await count.apply(strict("0", 1))
+        await seal_month(database_url, OCTOBER, "acme")
+        await count.apply(strict("1", 5, time=november), strict("1", 5))
+        await count.apply(strict("2", 5, time=november))
+        await count.apply(strict("2", 5))
+        await count.apply(strict("3", 5), strict("3", 5, time=november))
+        assert await count.dispositions() == "ccdcdrc"

@@ -92,6 +92,17 @@ async def test_a_correction_that_says_it_was_applied_to_the_month_but_came_after
         assert any("after its cut" in line for line in report.difference)
 
 
+async def test_a_correction_of_an_event_that_no_meter_counted_is_none_of_a_closed_month(parts: Parts) -> None:
+    async with billing(parts) as world:
+        await event(world, "1", 4_000_000)
+        clip = await world.produce("acme", {"length": 7}, type="clip.made", unmetered=True, id="clip")
+        await world.apply([clip])
+        await world.close()
+        await void(world, "clip")
+        assert await world.rows("SELECT state, applied_as FROM usage.correction") == [("applied", "nothing")]
+        await verifies(world)
+
+
 async def test_the_close_waits_for_dirty_windows_and_says_what_to_look_at(parts: Parts) -> None:
     async with billing(parts, meters=[*METERS, LARGEST], prices=PRICED, wait_s=0.5) as world:
         await event(world, "1", 4_000_000)

@@ -17,6 +17,7 @@ from shared.kafka import consumer
 from shared.kafka.records import Batch
 from shared.observability import names
 from tests.conftest import Parts
+from tests.integration.ingest.test_damaged_records import poison
 from tests.support.kafka import admin, committed, read_topic, send
 from tests.support.loops import Member, Recorder, group_of, make_table, member, placed
 from tests.support.usage import opened
@@ -315,3 +316,15 @@ async def test_an_error_of_the_group_while_the_store_is_away_does_not_end_the_lo
     await send(parts, topic, values(0, 5))
     async with member(parts, recorder, topic):
         await _holds(recorder, values(0, 5))
+
+
+async def test_a_restart_before_a_damaged_record_goes_on_with_it(parts: Parts, recorder: Recorder, topic: str) -> None:
+    await send(parts, topic, values(0, 3), keys=1)
+    async with member(parts, recorder, topic, takes_damaged=True) as running:
+        await _holds(recorder, values(0, 3))
+        await running.end()
+    await poison(parts, topic, b"k0")
+    await send(parts, topic, values(3, 6), keys=1)
+    async with member(parts, recorder, topic, takes_damaged=True) as running:
+        await eventually(recorder.applied, lambda rows: len(rows) >= 7, 20)
+        await running.end()
