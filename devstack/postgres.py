@@ -190,8 +190,7 @@ def create_database(owner_url: str, name: str, template: str | None = None) -> s
     """Make database `name` beside the one of `owner_url`, as a copy of `template` when given; its URL.
 
     Nobody may be connected to the template. Raises psycopg.Error (DuplicateDatabase, ObjectInUse, ...)."""
-    # Files, not pages through the log: 0.06 s instead of 0.5 for each of a test run's hundreds of copies.
-    copied = sql.SQL(" TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template)) if template else sql.SQL("")
+    copied = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), copied))
     return urlsplit(owner_url)._replace(path=f"/{quote(name, safe='')}").geturl()
