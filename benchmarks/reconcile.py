@@ -12,11 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-import msgspec
 import psycopg
 from pydantic import SecretStr
 
-from benchmarks.catalogue import PROJECT, apply_bench_catalogue
+from benchmarks.aggregator.apply import wait_applied
+from benchmarks.aggregator.load import fill_log
+from benchmarks.catalogue import apply_bench_catalogue
 from benchmarks.figure import Figure
 from benchmarks.ingest.events import FIRST, event
 from benchmarks.ingest.log import log_end
@@ -28,59 +29,28 @@ from services.aggregator.reconcile.receipts import Tally, told
 from services.aggregator.reconcile.record import Period
 from services.aggregator.reconcile.run import ReconcileSettings, reconcile
 from services.aggregator.reconcile.window_pass import compare_windows
-from services.ingest.accept import message
 from services.ingest.receipts import Receipts
-from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.contracts.topics import USAGE_EVENTS
-from shared.domain.meter import Meter, MeterIndex
 from shared.kafka import rewind
-from shared.kafka.fast_producer import FastProducer
 from shared.kafka.scan import scan
 from shared.postgres.pool import Database
 
 EVENTS = 200_000
-SLICE = 10_000
 RUNS, MANY = 3, 1_000_000  # of so many events one run says enough
 LOG_TARGET = 300_000
-METERS = MeterIndex.of([Meter("bench_sum", 1, "", "bench.request", "sum", "tokens")])
 
 
 def measure(parts: BenchParts, report: Callable[[str], None], events: int = EVENTS) -> list[Figure]:
     asyncio.run(apply_bench_catalogue(parts))
     report(f"filling the log with {events:,} events")
-    asyncio.run(_fill_log(parts, events))
+    receipts = Receipts("bench", parts.usage_topic)
+    asyncio.run(fill_log(parts, map(event, range(events)), receipts))
     total = asyncio.run(log_end(parts.kafka))
     report("applying")
     with running(parts, "cli", "run", "aggregator"), psycopg.connect(parts.database_url, autocommit=True) as connection:
-        _wait_applied(connection, total)
+        wait_applied(connection, parts, total)
     report("reconciling")
     return asyncio.run(_measure(parts))
-
-
-async def _fill_log(parts: BenchParts, events: int) -> None:
-    names = parts.kafka.names
-    receipts = Receipts("bench", names.topic(USAGE_EVENTS))
-    producer = FastProducer(parts.kafka, "bench", receipts)
-    await producer.start()
-    clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
-    for first in range(0, events, SLICE):
-        envelopes = [
-            read_envelope(msgspec.json.encode(event(number))) for number in range(first, min(events, first + SLICE))
-        ]
-        stamped = [stamp(envelope, sender, METERS, clock, "bench", 1) for envelope in envelopes]
-        await producer.send([message(one, names) for one in stamped])
-    await receipts.finish(producer, names)
-    await producer.stop()
-
-
-def _wait_applied(connection: psycopg.Connection, wanted: int) -> None:
-    row: tuple[int] | None = None
-    while row is None or row[0] < wanted:
-        row = connection.execute(
-            "SELECT coalesce(sum(next_offset), 0)::bigint FROM messaging.consumer_offset WHERE topic = %s",
-            (USAGE_EVENTS.name,),
-        ).fetchone()
-        time.sleep(0.05)
 
 
 async def _measure(parts: BenchParts) -> list[Figure]:

@@ -41,7 +41,7 @@ def measure(parts: BenchParts, report: Callable[[str], None], standing: int = 0)
     for load in (FEW, MANY):
         report(f"filling the log: {load.records:,} records of {load.subjects:,} subjects")
         asyncio.run(topics.apply(replace(parts, prefix=load.prefix).kafka, dev=True))
-        asyncio.run(fill_log(replace(parts, prefix=load.prefix), load))
+        asyncio.run(fill_log(replace(parts, prefix=load.prefix), load.sent()))
     figures = []
     for what, load, processes, meters, target in RUNS:
         report(f"applying: {what}")

@@ -15,7 +15,7 @@ import httpx2 as httpx
 import psycopg
 
 from benchmarks.aggregator.apply import fresh_database
-from benchmarks.aggregator.load import Load, stamped_messages
+from benchmarks.aggregator.load import Load, stamped
 from benchmarks.stack import BenchParts
 from devstack.home import Home
 from shared.kafka import topics
@@ -37,9 +37,9 @@ def visible_after(parts: BenchParts, rate: int) -> list[float]:
 
 
 async def _visible_after(parts: BenchParts, load: Load, rate: int) -> list[float]:
-    messages = stamped_messages(parts, load)
+    messages = list(stamped(parts, load.sent()))
     probes = [replace(load, prefix=f"probe-{number}-", events=1, subjects=1) for number in range(SECONDS * PROBES)]
-    alone = [stamped_messages(parts, probe, subject=f"probe-{number}")[0] for number, probe in enumerate(probes)]
+    alone = list(stamped(parts, (probe.event(0) | {"subject": f"probe-{n}"} for n, probe in enumerate(probes))))
     producer, acked, delays = FastProducer(parts.kafka, "bench"), dict[str, float](), list[float]()
     await producer.start()
     done = asyncio.Event()
@@ -82,7 +82,7 @@ def gone_on_after_kill(parts: BenchParts) -> tuple[float, float]:
 
 
 async def _gone_on_after_kill(parts: BenchParts, load: Load, members: list[Member]) -> tuple[float, float]:
-    messages = stamped_messages(parts, load)
+    messages = list(stamped(parts, load.sent()))
     producer = FastProducer(parts.kafka, "bench")
     await producer.start()
 

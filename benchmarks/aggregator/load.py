@@ -6,9 +6,10 @@ says something else under an identity that is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import msgspec
 
@@ -16,6 +17,7 @@ from benchmarks.catalogue import PROJECT
 from benchmarks.ingest.events import FIRST
 from benchmarks.stack import BenchParts
 from services.ingest.accept import message
+from services.ingest.receipts import Receipts
 from services.ingest.validate import Clock, Sender, read_envelope, stamp
 from shared.domain.meter import Meter, MeterIndex
 from shared.kafka.fast_producer import FastProducer
@@ -80,20 +82,21 @@ def tokens(number: int) -> int:
     return number % 997
 
 
-def stamped_messages(parts: BenchParts, load: Load, subject: str = "") -> list[OutboxMessage]:
-    """All of it, as ingest would send it now."""
-    names = parts.kafka.names
+def stamped(parts: BenchParts, events: Iterable[dict[str, object]]) -> Iterator[OutboxMessage]:
+    """As ingest would send them now."""
     clock, sender = Clock(datetime.now(UTC), timedelta(days=400)), Sender(PROJECT, True)
-    return [
-        message(stamp(read_envelope(msgspec.json.encode(one)), sender, METERS, clock, "bench", 1), names)
-        for one in (each | ({"subject": subject} if subject else {}) for each in load.sent())
-    ]
+    for event in events:
+        envelope = read_envelope(msgspec.json.encode(event))
+        yield message(stamp(envelope, sender, METERS, clock, "bench", 1), parts.kafka.names)
 
 
-async def fill_log(parts: BenchParts, load: Load) -> None:
-    producer = FastProducer(parts.kafka, "bench")
+async def fill_log(parts: BenchParts, events: Iterable[dict[str, object]], receipts: Receipts | None = None) -> None:
+    """Send them all, with receipts where they are asked for."""
+    producer = FastProducer(parts.kafka, "bench", receipts)
     await producer.start()
-    messages = stamped_messages(parts, load)
-    for first in range(0, len(messages), SLICE):
-        await producer.send(messages[first : first + SLICE])
+    messages = stamped(parts, events)
+    while some := list(islice(messages, SLICE)):
+        await producer.send(some)
+    if receipts is not None:
+        await receipts.finish(producer, parts.kafka.names)
     await producer.stop()

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from services.aggregator.archived import without_archived
-from services.aggregator.batch import PreparedBatch, prepare
+from services.aggregator.batch import PreparedBatch, if_fresh, prepare
 from services.aggregator.breaker import Breaker
 from services.aggregator.corrections import of_batch
 from services.aggregator.corrections.find import Originals
@@ -88,17 +88,20 @@ class Aggregator:
 
     async def prepare(self, batch: Batch) -> None:
         """Step 1. Raises DatabaseAway (the first time only: the catalogue is read)."""
+        await self._prepare(batch)
+
+    async def _prepare(self, batch: Batch) -> PreparedBatch:
         if self._epoch is None:
             async with self.database.transaction() as connection:
                 await self._enter(connection)
         assert self._epoch is not None
-        self._prepared.append(await prepare(batch, self._epoch.reader))
+        prepared = await prepare(batch, self._epoch.reader)
+        self._prepared.append(prepared)
+        return prepared
 
     async def apply(self, batch: Batch) -> None:
         """All steps, without 1 where `prepare` has done it. Raises DatabaseAway, Fenced, LogMoved."""
-        if all(one.batch is not batch for one in self._prepared):
-            await self.prepare(batch)
-        prepared = next(one for one in self._prepared if one.batch is batch)
+        prepared = next((one for one in self._prepared if one.batch is batch), None) or await self._prepare(batch)
         await of_batch.look_ahead(self.database, prepared, self._originals)
         try:
             async with self.database.transaction() as connection:
@@ -183,16 +186,7 @@ def _dispositions(
     """What became of each record of the batch; whatever is no event was rejected."""
     found = [Disposition.REJECTED] * len(prepared.batch.records)
     for place, event in zip(prepared.places, prepared.events, strict=True):
-        if event.correction is not None:
-            found[place] = Disposition.CORRECTION
-        elif not event.stream.live:
-            found[place] = Disposition.TEST
-        elif not event.readings:
-            found[place] = Disposition.UNMETERED
-        elif sealed and (event.organisation_id, event.month) in sealed:
-            found[place] = Disposition.ADJUSTMENT
-        else:
-            found[place] = Disposition.COUNTED
+        found[place] = if_fresh(event, sealed)
     for claim, disposition in seen.items():
         found[prepared.places[claim]] = disposition
     return found

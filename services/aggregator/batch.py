@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from shared.domain.errors import Rejected
+from shared.domain.period import Month
 from shared.kafka.dead_letter import Reject
 from shared.kafka.records import Batch, Record
 from shared.usage.event import EventReader, UsageEvent
-from shared.usage.segment import Segment, extent, pack
+from shared.usage.segment import Disposition, Segment, extent, pack
 
 SLICE = 200  # records read before other tasks have their turn: about 1 ms
 
@@ -96,14 +97,39 @@ def _same_partition(records: Sequence[Record], first: int) -> int:
 
 
 def refuse(batch: PreparedBatch, errors: Mapping[int, Rejected]) -> PreparedBatch:
-    """Without the events of these records, which become rejects; others of the same identity stay."""
+    """Without the events of these records, which become rejects; others of the same identity stay.
+
+    One that follows another of its identity, which is not refused, is no first sighting and stays too: so it would, had
+    they come in two batches.
+    """
     if not errors:
         return batch
-    left = [(place, event) for place, event in zip(batch.places, batch.events, strict=True) if place not in errors]
-    refused = [Reject(batch.batch.records[place], error) for place, error in errors.items()]
+    left: list[tuple[int, UsageEvent]] = []
+    refused: list[Reject] = []
+    standing: set[bytes] = set()
+    for place, event in zip(batch.places, batch.events, strict=True):
+        error = errors.get(place)
+        if error is None or event.key in standing:
+            standing.add(event.key)
+            left.append((place, event))
+        else:
+            refused.append(Reject(batch.batch.records[place], error))
     return replace(
         batch,
         events=[event for _, event in left],
         places=[place for place, _ in left],
         rejected=[*batch.rejected, *refused],
     )
+
+
+def if_fresh(event: UsageEvent, sealed: Collection[tuple[str, Month]]) -> Disposition:
+    """What becomes of an event whose identity was not seen before."""
+    if event.correction is not None:
+        return Disposition.CORRECTION
+    if not event.stream.live:
+        return Disposition.TEST
+    if not event.readings:
+        return Disposition.UNMETERED
+    if sealed and (event.organisation_id, event.month) in sealed:
+        return Disposition.ADJUSTMENT
+    return Disposition.COUNTED

@@ -20,13 +20,11 @@ async def without_late(
     """
     if not sealed or not batch.reader.metering.meters.rejecting:
         return batch
-    late: dict[int, bytes] = {}
-    standing: set[bytes] = set()  # an earlier event of the batch has the identity: whatever comes after is no first one
-    for place, event in zip(batch.places, batch.events, strict=True):
-        if not (only_sealed(event.readings) and event.live and (event.organisation_id, event.month) in sealed):
-            standing.add(event.key)
-        elif event.key not in standing:
-            late[place] = event.key
+    late = {
+        place: event.key
+        for place, event in zip(batch.places, batch.events, strict=True)
+        if only_sealed(event.readings) and event.live and (event.organisation_id, event.month) in sealed
+    }
     if not late:
         return batch
     seen = await places(connection, set(late.values()))

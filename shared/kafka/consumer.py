@@ -27,16 +27,10 @@ from typing import Protocol, runtime_checkable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import (
-    CommitFailedError,
-    IllegalStateError,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    UnknownMemberIdError,
-)
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from shared.domain.errors import BrokerAway, Fatal, Fenced, LogMoved, Retryable
+from shared.kafka.committed import Committed
 from shared.kafka.offsets import GO_ON, Start, StoredOffset, decide_start
 from shared.kafka.records import Batch, OffsetRange, Partition, Record
 from shared.kafka.rescue import read_any
@@ -53,7 +47,6 @@ MAX_POLL_INTERVAL_MS = 60_000
 METADATA_MAX_AGE_MS = 30_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
-COMMIT_DEADLINE_S = 5.0
 GIVE_UP_S = 30.0
 
 log = logging.get(__name__)
@@ -123,8 +116,7 @@ class ConsumerLoop:
         self._positions: dict[Partition, int] = {}  # what is read next
         self._record_bytes = 1_000  # of those read last
         self._ahead: asyncio.Task[_Read] | None = None
-        self._uncommitted: dict[Partition, int] = {}
-        self._committing: asyncio.Task[None] | None = None
+        self._committed = Committed(group)
         self._verify: dict[Partition, Start] = {}
         self._gaps: dict[Partition, int] = {}
         self._unplaced: set[Partition] = set()
@@ -172,9 +164,7 @@ class ConsumerLoop:
                 await self._turn(consumer, stop)
         finally:
             await self._drop_ahead()
-            if self._committing is not None:
-                await self._committing
-            await self._commit_offsets(consumer)
+            await self._committed.finish(consumer)
             await consumer.stop()
 
     async def _turn(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -415,22 +405,9 @@ class ConsumerLoop:
             if (end := consumer.highwater(partition)) is not None:
                 lag = names.LAG_RECORDS.labels(self._group, partition.topic, str(partition.partition))
                 lag.set(max(0, end - position))
-        self._uncommitted |= offsets
-        if self._uncommitted and (self._committing is None or self._committing.done()):
-            if self._committing is not None:
-                self._committing.result()  # what it does not expect is a bug, and ends the loop
-            self._committing = asyncio.create_task(self._commit_offsets(consumer))
-        if self._commit_positions and self._committing is not None:
-            await self._committing
-
-    async def _commit_offsets(self, consumer: AIOKafkaConsumer) -> None:
-        offsets = {partition: end for partition, end in self._uncommitted.items() if partition in consumer.assignment()}
-        self._uncommitted = {}
-        try:
-            if offsets:
-                await asyncio.wait_for(consumer.commit(offsets), COMMIT_DEADLINE_S)
-        except (CommitFailedError, IllegalStateError, UnknownMemberIdError, KafkaError, TimeoutError) as error:
-            log.warning("consumer.commit_hint_lost", group=self._group, error=str(error) or type(error).__name__)
+        self._committed.note(consumer, offsets)
+        if self._commit_positions:
+            await self._committed.under_way()
 
     async def _past_control_records(self, consumer: AIOKafkaConsumer) -> dict[Partition, int]:
         """Positions that moved over commit and abort markers after our last record."""

@@ -19,13 +19,11 @@ from shared.postgres.pool import Connection
 
 
 class Corrected(NamedTuple):
-    """The last correction of an event, and where both stand in usage.events.v1. `data` None: it was taken back."""
+    """The last correction of an event, and where it stands in usage.events.v1. `data` None: a void."""
 
     data: bytes | None
     partition: int
     offset: int
-    target_partition: int
-    target_offset: int
 
     def content(self, sent: EventContent) -> EventContent | None:
         """The event with its new data; None when it was taken back."""
@@ -46,7 +44,7 @@ async def after_seal(
     return await _last(connection, _AFTER_SEAL, organisations, start, end)
 
 
-_COLUMNS = "target_key, data, partition, log_offset, target_partition, target_offset"
+_COLUMNS = "target_key, data, partition, log_offset"
 _IN_WINDOWS, _AFTER_SEAL = (
     f"""
     SELECT DISTINCT ON (target_key) {_COLUMNS} FROM usage.correction

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +13,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from devstack.processes import Child, Command, spawn
-from services.aggregator.backfill import run as module
+from devstack.processes import Child
 from services.aggregator.backfill import store
-from services.aggregator.backfill.run import Backfiller
+from services.aggregator.backfill.run import ROLE, Backfiller
 from services.aggregator.reconcile.window_pass import HOUR, Compared, compare_windows
 from shared.observability import logging
 from shared.postgres.pool import Database
 from shared.runtime.settings import DatabaseSettings, load
 from tests.conftest import Parts
+from tests.support.child import module
 from tests.support.usage import NOON, TOPIC, Counting, catalogue_rows, opened
 
 
@@ -61,18 +59,14 @@ async def compared(count: Counting, topic: str = TOPIC, hours: int = 6) -> Compa
 @contextmanager
 def working(parts: Parts, home: Path, points: Path | None = None) -> Iterator[Child]:
     """A worker of its own process, killed at the end."""
-    env = {**os.environ, **parts.env} | ({} if points is None else {"KHATA_FAILPOINTS_DIR": str(points)})
-    child = spawn(Command("backfill", (sys.executable, "-m", "tests.support.backfill"), home / "backfill.log", env))
-    try:
+    with module("tests.support.backfill", home=home, env=parts.env, points=points) as child:
         yield child
-    finally:
-        child.kill()
 
 
 async def main() -> None:
     logging.configure("backfill", "INFO", "json")
     settings = load(DatabaseSettings)
-    database = Database(settings, module.ROLE, "backfill")
+    database = Database(settings, ROLE, "backfill")
     await database.open()
     store.MOST_SEGMENTS = 1  # a slice of each segment
     await Backfiller(settings, database, look_every_s=0.05, rest=0).run(asyncio.Event())

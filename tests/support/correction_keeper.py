@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devstack.processes import Child, Command, spawn
+from devstack.processes import Child
 from services.aggregator.corrections import keeper
 from services.aggregator.corrections.keeper import Keeper
 from shared.contracts.topics import Names
 from shared.observability import logging
 from shared.postgres.pool import Database
 from shared.runtime.settings import DatabaseSettings, load
+from tests.support.child import module
 
 
 @contextmanager
 def keeping(database_url: str, home: Path, points: Path | None = None) -> Iterator[Child]:
     """Killed at the end."""
-    argv = (sys.executable, "-m", "tests.support.correction_keeper")
-    env = {**os.environ, "DATABASE_URL": database_url}
-    env |= {} if points is None else {"KHATA_FAILPOINTS_DIR": str(points)}
-    child = spawn(Command("keeper", argv, home / "keeper.log", env))
-    try:
+    env = {"DATABASE_URL": database_url}
+    with module("tests.support.correction_keeper", home=home, env=env, points=points) as child:
         yield child
-    finally:
-        child.kill()
 
 
 async def main() -> None:

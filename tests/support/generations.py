@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from devstack.processes import Child, Command, spawn
+from devstack.processes import Child
 from services.aggregator.generations import keeper, store
 from services.aggregator.generations.filters import Filters
 from services.aggregator.generations.keeper import Keeper, Limits
@@ -27,6 +26,7 @@ from shared.postgres.leadership import candidate
 from shared.postgres.pool import Database
 from shared.runtime.settings import DatabaseSettings, load
 from tests.conftest import Parts
+from tests.support.child import module
 from tests.support.usage import opened
 
 NEVER = Limits(keys=10**9, age=timedelta(days=400), keep=timedelta(days=430))
@@ -83,14 +83,9 @@ def grow_old(database_url: str, generation: int, days: int = 500) -> None:
 @contextmanager
 def keeping(parts: Parts, home: Path, points: Path | None = None, **limits: Any) -> Iterator[Child]:
     """A keeper of its own process, killed at the end."""
-    argv = (sys.executable, "-m", "tests.support.generations", str(home / "filters"))
-    argv += (str(limits.get("keys", 10**9)), str(limits.get("days", 400)))
-    env = {**os.environ, **parts.env} | ({} if points is None else {"KHATA_FAILPOINTS_DIR": str(points)})
-    child = spawn(Command("keeper", argv, home / "keeper.log", env))
-    try:
+    told = (str(home / "filters"), str(limits.get("keys", 10**9)), str(limits.get("days", 400)))
+    with module("tests.support.generations", *told, home=home, env=parts.env, points=points) as child:
         yield child
-    finally:
-        child.kill()
 
 
 @asynccontextmanager

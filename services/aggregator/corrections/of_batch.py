@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.aggregator.batch import PreparedBatch, refuse
+from services.aggregator.batch import PreparedBatch, if_fresh, refuse
 from services.aggregator.corrections import find, store
 from services.aggregator.corrections.decide import SEALED, Pending, Target, amended_readings, only_sealed
 from services.aggregator.corrections.find import Originals, Place
@@ -108,23 +108,20 @@ async def _without_refused(
     connection: Connection, terms: Terms, batch: PreparedBatch, originals: Originals
 ) -> PreparedBatch:
     """Without amends that their known targets' meters do not take, unless they have come before."""
-    amends = [(record, event) for record, event, _ in _sightings(batch) if event.correction and event.correction.data]
+    amends = [(place, event) for _, event, place in _sightings(batch) if event.correction and event.correction.data]
     wanted = {event.correction.target_key for _, event in amends if event.correction}
     standing = await find.places(connection, wanted | {event.key for _, event in amends})
     stored = {key: place for key, place in standing.items() if key in wanted}
     targets = _first_in_batch(terms, batch, wanted) | await _read(connection, _topic(batch), terms, originals, stored)
     refused: dict[int, Rejected] = {}
-    here: set[bytes] = set()  # identities that earlier events of the batch have: what comes after is no first one
-    for _, event, place in _sightings(batch):
-        correction = event.correction
-        target = targets.get(correction.target_key) if correction and correction.data else None
-        if isinstance(target, Target) and event.key not in standing and event.key not in here:
-            try:
-                _check(target, event, terms)
-            except Rejected as error:
-                refused[place] = error
-                continue
-        here.add(event.key)
+    for place, event in amends:
+        target = targets.get(event.correction.target_key) if event.correction else None
+        if event.key in standing or not isinstance(target, Target):
+            continue
+        try:
+            _check(target, event, terms)
+        except Rejected as error:
+            refused[place] = error
     return refuse(batch, refused)
 
 
@@ -145,17 +142,8 @@ def _first_in_batch(terms: Terms, batch: PreparedBatch, wanted: set[bytes]) -> d
     found: dict[bytes, Target | Rejected] = {}
     for record, event, _ in _sightings(batch):
         if event.key in wanted and event.key not in found:
-            found[event.key] = find.target_in_batch(record, event, _if_fresh(event), terms.reader.metering)
+            found[event.key] = find.target_in_batch(record, event, if_fresh(event, ()), terms.reader.metering)
     return found
-
-
-def _if_fresh(event: UsageEvent) -> Disposition:
-    """Before or after the seal makes no difference here."""
-    if event.correction is not None:
-        return Disposition.CORRECTION
-    if not event.live:
-        return Disposition.TEST
-    return Disposition.COUNTED if event.readings else Disposition.UNMETERED
 
 
 def pending_of(record: Record, event: UsageEvent) -> Pending:

@@ -11,7 +11,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.errors import CorruptRecordException, KafkaError
 
-from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import BrokerAway, DatabaseAway, LogMoved
 from shared.kafka import consumer
 from shared.kafka.records import Batch
@@ -31,11 +30,6 @@ async def recorder(parts: Parts) -> AsyncIterator[Recorder]:
     make_table(parts)
     async with opened(parts.database_url, "khata_aggregator") as database:
         yield Recorder(database, group_of(parts))
-
-
-@pytest.fixture
-def topic(parts: Parts) -> str:
-    return parts.kafka.names.topic(USAGE_EVENTS)
 
 
 def values(first: int, last: int) -> list[bytes]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import DatabaseAway, Fenced
 from shared.kafka.records import Batch
 from tests.conftest import Parts
@@ -41,11 +40,6 @@ async def preparer(parts: Parts) -> AsyncIterator[Preparer]:
     make_table(parts)
     async with opened(parts.database_url, "khata_aggregator") as database:
         yield Preparer(database, group_of(parts))
-
-
-@pytest.fixture
-def topic(parts: Parts) -> str:
-    return parts.kafka.names.topic(USAGE_EVENTS)
 
 
 VALUES = [b"%d" % number for number in range(40)]

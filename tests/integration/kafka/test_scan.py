@@ -8,7 +8,6 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from shared.contracts.topics import USAGE_EVENTS
 from shared.domain.errors import BrokerAway
 from shared.kafka import scan as module
 from shared.kafka.records import Partition
@@ -18,11 +17,6 @@ from tests.conftest import Parts
 from tests.support.kafka import admin, read_topic, send
 
 Row = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
-
-
-@pytest.fixture
-def topic(parts: Parts) -> str:
-    return parts.kafka.names.topic(USAGE_EVENTS)
 
 
 async def scanned(parts: Parts, partition: Partition, start: int, end: int) -> list[Row]:

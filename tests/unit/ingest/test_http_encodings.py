@@ -6,7 +6,6 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import cramjam
@@ -14,19 +13,7 @@ import pytest
 
 from services.ingest import http
 from services.ingest.http.body import MAX_BODY_BYTES, Room
-from tests.support.ingest import MANY, HttpDoor, Taken, event, http_door, small_catalogue
-from tests.support.usage import NOWHERE
-
-
-@pytest.fixture
-def taken() -> Taken:
-    return Taken()
-
-
-@pytest.fixture
-async def door(taken: Taken) -> AsyncIterator[HttpDoor]:
-    async with http_door(NOWHERE, *small_catalogue(), sender=taken) as made:
-        yield made
+from tests.support.ingest import MANY, HttpDoor, Taken, event
 
 
 def zstd(data: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,17 +18,6 @@ from tests.support.ingest import MANY, ONE, HttpDoor, Taken, event, http_door, s
 from tests.support.usage import NOWHERE
 
 BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "test", "ce-type": "api.request", "ce-subject": "alice"}
-
-
-@pytest.fixture
-def taken() -> Taken:
-    return Taken()
-
-
-@pytest.fixture
-async def door(taken: Taken) -> AsyncIterator[HttpDoor]:
-    async with http_door(NOWHERE, *small_catalogue(), sender=taken) as made:
-        yield made
 
 
 # ---- structured
